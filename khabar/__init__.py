@@ -1,0 +1,56 @@
+"""Topics with evidence and entities with exact offsets, read from Arabic news in one pass.
+
+    import khabar
+    tagger = khabar.load()
+    article = tagger.tag("…")
+    article.topics, article.entities
+
+Importing khabar loads none of the heavy packages: a public name does when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from khabar.inference.results import Entity, Segment, TaggedArticle, Topic
+    from khabar.inference.tagger import Tagger, load
+    from khabar.models.article import Article
+    from khabar.models.errors import KhabarError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Article",
+    "Entity",
+    "KhabarError",
+    "Segment",
+    "TaggedArticle",
+    "Tagger",
+    "Topic",
+    "__version__",
+    "load",
+]
+
+_HOME = {
+    "Article": "khabar.models.article",
+    "Entity": "khabar.inference.results",
+    "KhabarError": "khabar.models.errors",
+    "Segment": "khabar.inference.results",
+    "TaggedArticle": "khabar.inference.results",
+    "Tagger": "khabar.inference.tagger",
+    "Topic": "khabar.inference.results",
+    "load": "khabar.inference.tagger",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'khabar' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

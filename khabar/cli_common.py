@@ -1,0 +1,85 @@
+"""What all commands share: errors as one line and an exit code, and libraries that keep quiet.
+
+Exit codes: 0 all well; 1 done, but some rows could not be used; 2 not done, the user can put it right;
+130 Ctrl-C; 141 the reader of the output has gone; 143 told to stop.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+from khabar.models.errors import CorpusError, KhabarError
+
+P = ParamSpec("P")
+
+BAD_ROWS, NOT_DONE, INTERRUPTED, READER_GONE, TERMINATED = 1, 2, 130, 141, 143
+
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+
+
+def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Let a command end as users expect: a line on standard error and an exit code, no traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            command(*args, **kwargs)
+        except CorpusError as error:
+            for problem in error.problems:
+                say(f"error: {problem}")
+            if len(error.problems) > 1:
+                say(f"{len(error.problems):,} problems")
+            raise typer.Exit(NOT_DONE) from None
+        except KhabarError as error:
+            for line in str(error).splitlines():
+                say(f"error: {line}")
+            raise typer.Exit(NOT_DONE) from None
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # Python flushes standard output once more as it ends; that must not fail too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(READER_GONE) from None
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            say(f"error: {place}{error.strerror or error}")
+            raise typer.Exit(NOT_DONE) from None
+
+    return run
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, whatever its encoding can hold."""
+    encoding = sys.stderr.encoding or "utf-8"
+    typer.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
+
+
+def quiet_libraries() -> None:
+    """Set up logging, and keep other packages' notes and bars off standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("khabar").setLevel(logging.INFO)
+    for library in ("transformers", "huggingface_hub", "accelerate", "gensim"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    # Read when those packages are first imported, which no command has done yet.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that half-written files are taken away."""
+    raise SystemExit(TERMINATED)
