@@ -1,0 +1,1 @@
+"""What a model is: text, segments, windows, encoder, heads, saving and loading."""

@@ -1,0 +1,31 @@
+"""Turns what a user writes for a device into a torch device, and never falls back in silence.
+
+Knows torch's devices; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from khabar.models.errors import DeviceError
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Choose the device: `auto` takes the first GPU if there is one; any other is taken at its word.
+
+    Raises:
+        DeviceError: If the device is unknown or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"device is {device!r}, must be auto, cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device is {device!r}, must be auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device is {device!r}, but torch sees no CUDA device here; use cpu or auto")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device is {device!r}, but there are only {torch.cuda.device_count()} CUDA devices")
+    return chosen

@@ -1,0 +1,65 @@
+"""The errors a user of khabar can meet: each message names the place, the value seen and what is allowed.
+
+Knows nothing of files or models; the command line prints these as ``error: …`` and exits with 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class KhabarError(ValueError):
+    """Something the user gave cannot be used as it is; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong with one place of an input file.
+
+    Attributes:
+        file: Path of the file, as the user wrote it.
+        line: Line number counted from 1, or None when the whole file is meant.
+        message: What was seen and what is allowed.
+    """
+
+    file: str
+    line: int | None = None
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.message}"
+
+
+class CorpusError(KhabarError):
+    """A corpus has problems; all of them are listed, not only the first.
+
+    Attributes:
+        problems: Every problem found, in the order of the file.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class ModelFolderError(KhabarError):
+    """A model folder or id cannot be loaded: missing, incomplete, damaged, or of another kind."""
+
+
+class DeviceError(KhabarError):
+    """The device asked for is not there."""
+
+
+class MissingExtraError(KhabarError):
+    """An optional part of khabar is not installed.
+
+    Args:
+        extra: Name of the extra, such as ``train``.
+        needed_for: What the user wanted to do, as the sentence's subject: "training a model".
+    """
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        self.extra = extra
+        super().__init__(f"{needed_for} needs an optional part of khabar: pip install 'khabar[{extra}]'")

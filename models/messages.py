@@ -1,0 +1,32 @@
+"""Words for error messages: quotes the value that was seen and names what is allowed.
+
+Turns any value into one short line. Knows nothing of where the value came from.
+"""
+
+import difflib
+import json
+from collections.abc import Collection
+
+_MAX_SHOWN = 60  # characters of a wrong value quoted in a message
+_MAX_NAMED = 30  # allowed names listed in a message
+
+
+def show(value: object) -> str:
+    """Quote a wrong value for a message: as JSON, on one line, cut when long."""
+    try:
+        quoted = json.dumps(value, ensure_ascii=False, default=repr)
+    except (ValueError, RecursionError):
+        quoted = f"a {type(value).__name__}"
+    # Half a surrogate pair cannot be printed: show its escape.
+    quoted = quoted.encode("utf-8", "backslashreplace").decode("utf-8")
+    return quoted if len(quoted) <= _MAX_SHOWN else quoted[:_MAX_SHOWN] + "…"
+
+
+def nearest(value: str, known: Collection[str]) -> str:
+    """End a message about an unknown name: `; did you mean "x"?` when one is near, then all the known."""
+    names = sorted(known) if isinstance(known, set | frozenset) else list(known)
+    close = difflib.get_close_matches(value.lower(), [name.lower() for name in names], n=1, cutoff=0.7)
+    guess = next((name for name in names if close and name.lower() == close[0]), None)
+    hint = "" if guess is None else f'; did you mean "{guess}"?'
+    more = f" … ({len(names)} in all)" if len(names) > _MAX_NAMED else ""
+    return f"{hint}; allowed: {', '.join(names[:_MAX_NAMED]) or 'none'}{more}"

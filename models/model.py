@@ -1,0 +1,163 @@
+"""The khabar model: one encoder pass over an article's windows, three heads over its states.
+
+Turns a batch of tensors into logits and, given targets, into a loss. Knows nothing of text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+import khabar.models.recurrent  # noqa: F401  # registers the recurrent encoder with AutoConfig and AutoModel
+from khabar.models import tags
+from khabar.models.config import KhabarConfig
+from khabar.models.crf import LinearChainCRF
+from khabar.models.heads import EntityHead, FirstByDefault, TopicHead, article_logits
+from khabar.models.words import MAX_PROCLITICS
+
+NOT_ANNOTATED = -100  # in integer targets; float targets use NaN
+
+
+@dataclass
+class KhabarOutput(ModelOutput):  # type: ignore[misc]
+    """What one forward pass gives.
+
+    Attributes:
+        loss: Weighted sum of the annotated parts' losses; None without targets.
+        segment_topic_logits: (n_segments, n_topics).
+        article_topic_logits: (n_articles, n_topics).
+        emissions: (n_segments, n_words, n_tags), scores of the BIO tags.
+        proclitic_logits: (n_segments, n_words, MAX_PROCLITICS + 1).
+    """
+
+    loss: Tensor | None = None
+    segment_topic_logits: Tensor | None = None
+    article_topic_logits: Tensor | None = None
+    emissions: Tensor | None = None
+    proclitic_logits: Tensor | None = None
+
+
+class KhabarModel(PreTrainedModel):  # type: ignore[misc]
+    """An encoder with khabar's heads; `save_pretrained` and `from_pretrained` as in transformers."""
+
+    config_class = KhabarConfig
+    base_model_prefix = "khabar"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: KhabarConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder)
+        # khabar reads token states only. A pooler would be dead weight, and a DDP run would wait for its gradients.
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None
+        hidden_size = self.encoder.config.hidden_size
+        n_labels = len(config.entity_labels)
+        self.topic_head = TopicHead(hidden_size, len(config.topics), config.head_dropout)
+        self.entity_head = EntityHead(hidden_size, tags.n_tags(n_labels), MAX_PROCLITICS, config.head_dropout)
+        self.crf = LinearChainCRF(n_labels)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise the heads; the encoder's modules follow the encoder's own rule."""
+        if isinstance(module, LinearChainCRF):
+            for parameter in module.parameters():
+                init.zeros_(parameter)
+        elif isinstance(module, FirstByDefault):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+            if not getattr(module.bias, "_is_hf_initialized", False):
+                init.ones_(module.bias[:1])
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Give the encoder's piece embedding."""
+        embeddings: nn.Module = self.encoder.get_input_embeddings()
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        piece_states: Tensor,
+        piece_segments: Tensor,
+        segment_articles: Tensor,
+        segment_words: Tensor,
+        word_mask: Tensor,
+        article_rows: Tensor,
+        segment_topics: Tensor | None = None,
+        article_topics: Tensor | None = None,
+        allowed_tags: Tensor | None = None,
+        proclitics: Tensor | None = None,
+        segment_weights: Tensor | None = None,
+        **kwargs: Any,
+    ) -> KhabarOutput:
+        """Score a batch; the first eight arguments are `Batch.tensors()`.
+
+        Args:
+            segment_topics: (n_segments, n_topics) 1, 0 or NaN where not annotated.
+            article_topics: (n_articles, n_topics) likewise.
+            allowed_tags: (n_segments, n_words, n_tags) bool; all True where not annotated.
+            proclitics: (n_segments, n_words) proclitic letters before a name, or NOT_ANNOTATED.
+            segment_weights: (n_segments,) weight of each segment's losses; its article's corpus weight.
+        """
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        piece = states.flatten(0, 1)[piece_states]  # (n_pieces, hidden)
+        n_segments, n_articles = len(segment_articles), len(article_rows)
+        segment_logits = self.topic_head(piece, piece_segments, n_segments).float()
+        topic_logits = article_logits(segment_logits, segment_articles, n_articles)
+        # An empty batch of pieces (only empty texts) has no piece 0 to point padded words at.
+        padded = piece if len(piece) else piece.new_zeros((1, states.shape[-1]))
+        emissions, proclitic_logits = self.entity_head(padded[segment_words])
+        output = KhabarOutput(
+            segment_topic_logits=segment_logits,
+            article_topic_logits=topic_logits,
+            emissions=emissions.float(),
+            proclitic_logits=proclitic_logits.float(),
+        )
+        if allowed_tags is None or segment_topics is None or article_topics is None or proclitics is None:
+            return output
+        weights = segment_weights if segment_weights is not None else torch.ones_like(segment_logits[:, 0])
+        article_weights = weights.new_zeros(n_articles).scatter_reduce(
+            0, segment_articles, weights, reduce="amax", include_self=False
+        )
+        output.loss = (
+            _topic_loss(segment_logits, segment_topics, weights)
+            + _topic_loss(topic_logits, article_topics, article_weights)
+            + self._entity_loss(output.emissions, word_mask, allowed_tags, weights)
+            + _proclitic_loss(output.proclitic_logits, proclitics, weights)
+        )
+        return output
+
+    def _entity_loss(self, emissions: Tensor, word_mask: Tensor, allowed: Tensor, weights: Tensor) -> Tensor:
+        """CRF loss a word: sequence losses add up, so that a batch's mean does not depend on how it was cut."""
+        per_segment = self.crf.loss(emissions, word_mask, allowed)
+        annotated = (~allowed & word_mask[..., None]).any(dim=-1)  # words whose tags say anything
+        n_words = (annotated.sum(dim=-1) * weights).sum().clamp(min=1.0)
+        return (per_segment * weights).sum() / n_words
+
+
+def _topic_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Binary cross-entropy over what is annotated, weighted by row; zero where nothing is."""
+    annotated = (~targets.isnan()).float() * weights[:, None]
+    losses = functional.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
+    return (losses * annotated).sum() / annotated.sum().clamp(min=1.0)
+
+
+def _proclitic_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy over the first words of annotated entities; zero where there are none."""
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=NOT_ANNOTATED, reduction="none")
+    annotated = (targets != NOT_ANNOTATED).float() * weights[:, None]
+    return (losses * weights[:, None]).sum() / annotated.sum().clamp(min=1.0)

@@ -1,0 +1,116 @@
+"""Turns the machine into a quiet, offline one, and gives tests the data that lies beside a checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from khabar.models.model import KhabarModel
+
+# Before anything imports torch or a Hugging Face package.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' models are too small to share out
+
+
+def _shared_folder() -> Path:
+    given = os.environ.get("KHABAR_SHARED")
+    return Path(given) if given else Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The `data` folder of the corpora that are not part of the project; skips where it is absent."""
+    folder = _shared_folder() / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the corpora: no folder {folder} (set KHABAR_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    """The folder of example articles and corpora."""
+    return Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A small vocabulary trained on the tests' own lines of news Arabic."""
+    from khabar.models.text import build_tokenizer, train_vocabulary
+
+    lines = (Path(__file__).parent / "data" / "lines.txt").read_text(encoding="utf-8").splitlines()
+    return build_tokenizer(train_vocabulary(lines, 400))
+
+
+@pytest.fixture
+def recurrent_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """A recurrent encoder small enough to train in a test."""
+    from khabar.models.recurrent import RecurrentConfig
+
+    return RecurrentConfig(vocab_size=len(tokenizer), embedding_size=16, context_size=16, hidden_size=32)
+
+
+@pytest.fixture
+def bert_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    """A BERT small enough to train in a test."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+
+
+@pytest.fixture(params=["bert_config", "recurrent_config"])
+def encoder_config(request: pytest.FixtureRequest) -> PreTrainedConfig:
+    """Each kind of encoder in turn."""
+    config: PreTrainedConfig = request.getfixturevalue(request.param)
+    return config
+
+
+TOPICS = ["attack", "statement"]
+ENTITY_LABELS = ["LOCATION", "PERSON", "تاريخ"]
+
+
+@pytest.fixture
+def tiny_model(encoder_config: PreTrainedConfig) -> KhabarModel:
+    """A khabar model with random weights that say something: scores on both sides of the thresholds."""
+    import torch
+
+    from khabar.models.config import KhabarConfig
+    from khabar.models.model import KhabarModel
+
+    torch.manual_seed(0)
+    config = KhabarConfig(
+        encoder=encoder_config,
+        topics=TOPICS,
+        entity_labels=ENTITY_LABELS,
+        window=32,
+        stride=20,
+        max_segment_words=24,
+        name="tiny",
+    )
+    model = KhabarModel(config).eval()
+    for head in (model.topic_head, model.entity_head):
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.fixture
+def tiny_model_folder(tmp_path: Path, tiny_model: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The tiny model as a folder."""
+    from khabar.models.folder import save_model
+
+    save_model(tiny_model, tokenizer, tmp_path / "tiny-model")
+    return tmp_path / "tiny-model"
