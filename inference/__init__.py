@@ -1,0 +1,1 @@
+"""Raw text to predictions: the tagger, batch scoring, sources and sinks."""

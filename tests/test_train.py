@@ -1,0 +1,207 @@
+"""Training from corpus to folder: it learns, it resumes exactly, and it refuses what it cannot use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from khabar.inference.tagger import load
+from khabar.models.errors import KhabarError, ModelFolderError
+from khabar.models.folder import save_model
+from khabar.training.evaluate import evaluate
+from khabar.training.corpora import load_corpus
+from khabar.training.settings import TrainSettings
+from khabar.training.train import train
+
+ATTACKS = ["قتل شخصان بانفجار سيارة مفخخة شمال {}.", "أطلق مسلحون النار على دورية في {}."]
+STATEMENTS = ["قال المتحدث باسم الحكومة في {} إن المفاوضات ستستأنف.", "أعلنت الوزارة في بيان من {} توقيف مشتبه بهم."]
+WEATHER = ["توقعت هيئة الأرصاد أمطارا غزيرة في {}.", "ارتفعت أسعار القمح في {} بعد موجة جفاف."]
+CITIES = ["بغداد", "تونس", "طرابلس", "جنيف", "عدن", "الرستن"]
+
+
+def corpus_rows(n):
+    kinds = [(ATTACKS, ["attack"]), (STATEMENTS, ["statement"]), (WEATHER, [])]
+    for index in range(n):
+        text, segments, topics, entities = "", [], [], []
+        for part in range(1 + index % 3):
+            sentences, labels = kinds[(index + part) % 3]
+            city = CITIES[(index * 5 + part) % len(CITIES)]
+            joined = index % 4 == 0
+            sentence = sentences[index // 3 % 2].format(("ب" if joined else "") + city)
+            start = len(text)
+            place = start + sentence.index(city)
+            entities.append({"start": place, "end": place + len(city), "label": "LOCATION"})
+            segments.append({"start": start, "end": start + len(sentence), "topics": labels})
+            topics += [label for label in labels if label not in topics]
+            text += sentence + "\n"
+        yield {"id": f"a{index}", "text": text, "segments": segments, "topics": topics, "entities": entities}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in corpus_rows(24)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def encoder_folder(tmp_path, tokenizer, recurrent_config):
+    torch.manual_seed(1)
+    save_model(AutoModel.from_config(recurrent_config), tokenizer, tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.fixture
+def settings(tmp_path, corpus, encoder_folder):
+    return TrainSettings(
+        corpora=(str(corpus),),
+        dev=str(corpus),
+        encoder=str(encoder_folder),
+        output=str(tmp_path / "model"),
+        epochs=2,
+        batch_pieces=256,
+        learning_rate=1e-2,
+        head_learning_rate=1e-2,
+        window=32,
+        device="cpu",
+    )
+
+
+def weights(folder):
+    return load_file(f"{folder}/model.safetensors")
+
+
+def test_it_learns_topics_evidence_entities_and_proclitics(settings):
+    result = train(replace(settings, epochs=40, patience=40), progress_bar=False)
+    report = evaluate(load(result.folder, device="cpu"), load_corpus(settings.dev)[0].articles)
+    assert report["topics"]["article"]["macro"]["f1"] > 0.95
+    assert report["topics"]["segment"]["micro"]["f1"] > 0.95
+    assert report["entities"]["micro"]["f1"] > 0.95
+    tagged = load(result.folder, device="cpu").tag("قتل شخصان بانفجار سيارة مفخخة شمال ببغداد.\nتوقعت هيئة الأرصاد أمطارا غزيرة في عدن.")
+    assert [(topic.label, topic.segments) for topic in tagged.topics] == [("attack", (0,))]
+    assert [entity.text for entity in tagged.entities] == ["بغداد", "عدن"]
+
+
+def test_the_folder_holds_the_best_epoch_and_its_metrics(settings):
+    result = train(replace(settings, epochs=4), progress_bar=False)
+    names = {path.name for path in result.folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "metrics.json"}
+    metrics = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics == json.loads(json.dumps(result.metrics))
+    scores = [entry["dev"]["score"] for entry in metrics["history"]]
+    assert metrics["best_epoch"] == 1 + scores.index(max(scores))
+    report = evaluate(load(result.folder, device="cpu"), load_corpus(settings.dev)[0].articles)
+    assert report["entities"]["micro"]["f1"] == pytest.approx(metrics["dev"]["entities"]["micro"]["f1"])
+    assert metrics["settings"]["seed"] == 0
+    assert metrics["labels"] == {"topics": ["attack", "statement"], "entity_labels": ["LOCATION"]}
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(settings, tmp_path):
+    folders = [
+        train(replace(settings, output=str(tmp_path / name), seed=seed), progress_bar=False).folder
+        for name, seed in (("one", 3), ("two", 3), ("three", 4))
+    ]
+    one, two, three = map(weights, folders)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], three[name]) for name in one)
+
+
+RUN = """
+import sys
+from khabar.training.settings import read_settings
+from khabar.training.train import train
+train(read_settings(sys.argv[1], {}), resume=True, progress_bar=False)
+"""
+
+
+@pytest.mark.parametrize("average_decay", [0.0, 0.9])
+def test_killed_and_resumed_it_gives_the_same_weights(settings, tmp_path, average_decay):
+    settings = replace(settings, epochs=5, checkpoint_steps=1, dev=None, average_decay=average_decay)
+    whole = train(replace(settings, output=str(tmp_path / "whole")), progress_bar=False).folder
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({**vars(settings), "corpora": list(settings.corpora)}), encoding="utf-8")
+    checkpoints = tmp_path / "model" / "checkpoints"
+    with subprocess.Popen([sys.executable, "-c", RUN, str(file)], env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        while not list(checkpoints.glob("step-[3-9]")):
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "model" / "config.json").exists()
+    resumed = train(settings, resume=True, progress_bar=False).folder
+    before, after = weights(whole), weights(resumed)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not checkpoints.exists()
+
+
+def test_checkpoints_are_neither_overwritten_nor_resumed_under_other_settings(settings, tmp_path):
+    checkpoint = tmp_path / "model" / "checkpoints" / "step-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "settings.json").write_text(json.dumps({**vars(settings), "seed": 9}), encoding="utf-8")
+    with pytest.raises(KhabarError, match="go on with --resume"):
+        train(settings, progress_bar=False)
+    with pytest.raises(KhabarError, match="seed was 9, is 0"):
+        train(settings, resume=True, progress_bar=False)
+
+
+def test_patience_ends_a_run_that_no_longer_improves(settings):
+    result = train(
+        replace(settings, epochs=30, patience=2, learning_rate=1e-9, head_learning_rate=1e-9), progress_bar=False
+    )
+    assert len(result.metrics["history"]) == result.metrics["best_epoch"] + 2 < 30
+
+
+def test_several_corpora_with_different_annotations_train_together(settings, tmp_path, corpus):
+    bio = tmp_path / "names.bio"
+    bio.write_text("في O\nبغداد B-LOC\n. O\n\nقال O\nسالم B-PERS\nالحداد I-PERS\nمن O\nجنيف B-LOC\n\n", encoding="utf-8")
+    topics_only = tmp_path / "topics.jsonl"
+    rows = [{"id": f"t{i}", "text": row["text"], "topics": row["topics"]} for i, row in enumerate(corpus_rows(6))]
+    topics_only.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    (tmp_path / "mixed.yaml").write_text(
+        "sources:\n"
+        "  - path: train.jsonl\n    unannotated: [PERSON]\n"
+        "  - path: names.bio\n    entities: {LOC: LOCATION, PERS: PERSON}\n    proclitics: false\n    weight: 0.5\n"
+        "  - path: topics.jsonl\n",
+        encoding="utf-8",
+    )
+    mixed = replace(settings, corpora=(str(tmp_path / "mixed.yaml"),), dev=None, epochs=1)
+    result = train(mixed, progress_bar=False)
+    assert result.metrics["labels"]["entity_labels"] == ["LOCATION", "PERSON"]
+    assert result.metrics["n_articles"] == 32
+    assert load(result.folder, device="cpu").tag("قال سالم").topic_scores.keys() == {"attack", "statement"}
+
+
+def test_a_fresh_encoder_needs_no_weights(settings, encoder_folder):
+    (encoder_folder / "model.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match="model.safetensors missing"):
+        train(settings, progress_bar=False)
+    result = train(replace(settings, from_scratch=True, epochs=1), progress_bar=False)
+    assert (result.folder / "model.safetensors").is_file()
+
+
+def test_a_hub_id_offline_says_what_to_do(settings):
+    with pytest.raises(ModelFolderError, match="Give a local folder"):
+        train(replace(settings, encoder="aubmindlab/bert-base-arabertv02"), progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"encoder": "/nowhere"}, "no such model folder"),
+        ({"corpora": ("/nowhere.jsonl",)}, "nowhere.jsonl"),
+    ],
+)
+def test_what_cannot_be_used_is_named(settings, change, message):
+    with pytest.raises(KhabarError, match=message):
+        train(replace(settings, **change), progress_bar=False)
+    assert not os.path.exists(f"{settings.output}/config.json")

@@ -1,0 +1,60 @@
+"""Builds the optimizer and its schedule: layer-wise learning rates, decay of matrices only, warm-up and fall.
+
+Knows a model's parameter names; knows nothing of data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import torch
+from torch import nn
+from transformers import get_linear_schedule_with_warmup
+
+from khabar.models.model import KhabarModel
+from khabar.training.settings import TrainSettings
+
+_LAYER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
+
+
+def encoder_depths(encoder: nn.Module) -> dict[str, int]:
+    """Number an encoder's parameters by depth: embeddings 0, the first layer 1, …; norms after the last layer top.
+
+    Returns:
+        Depth of each parameter by its name in the encoder.
+    """
+    names = [name for name, _ in encoder.named_parameters()]
+    numbers = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(f".{name}"))}
+    top = max(numbers.values(), default=0)
+    return {name: numbers.get(name, 0 if "embed" in name else top) for name in names}
+
+
+def make_optimizer(model: KhabarModel, settings: TrainSettings) -> torch.optim.AdamW:
+    """Group parameters by learning rate and decay.
+
+    Source: AdamW, Loshchilov and Hutter 2019; no decay of biases and norms, Devlin et al. 2019's code.
+    """
+    depths = encoder_depths(model.encoder)
+    top = max(depths.values(), default=0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = name.removeprefix("encoder.")
+        if inner in depths and name.startswith("encoder."):
+            rate = settings.learning_rate * settings.layer_decay ** (top - depths[inner])
+        else:
+            rate = settings.head_learning_rate
+        decay = settings.weight_decay if parameter.ndim > 1 and "crf" not in name else 0.0
+        groups[rate, decay].append(parameter)
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, *, n_steps: int, warmup: float
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Rates rise linearly over the first `warmup` share of the steps, then fall linearly to zero."""
+    return get_linear_schedule_with_warmup(optimizer, int(warmup * n_steps), n_steps)

@@ -1,0 +1,75 @@
+"""Settings -> what is trained: a fresh encoder, its objective, and what a step of it costs.
+
+Knows architectures and objectives; knows nothing of files or loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from khabar.models.recurrent import RecurrentConfig, RecurrentEncoder
+from khabar.training.pretrain_cloze import ClozeObjective
+from khabar.training.pretrain_settings import PretrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """An encoder in its objective.
+
+    Attributes:
+        encoder: What is saved in the end.
+        objective: (rows, length) piece ids to a scalar loss.
+        measured_loss: The loss to watch on held-out rows, comparable between runs.
+        flops_a_piece: Floating-point operations that training on one piece takes, forward and back.
+    """
+
+    encoder: PreTrainedModel
+    objective: nn.Module
+    measured_loss: Callable[[Tensor], Tensor]
+    flops_a_piece: float
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of the encoder."""
+        return sum(parameter.numel() for parameter in self.encoder.parameters())
+
+
+def build_pretraining(
+    settings: PretrainSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    counts: NDArray[np.integer],
+    vectors: NDArray[np.float32] | None,
+) -> Pretraining:
+    """Build a fresh encoder and its objective, on the CPU.
+
+    Args:
+        settings: The run's settings.
+        tokenizer: Gives the vocabulary's size and the special pieces.
+        counts: (vocab_size,) occurrences of each piece.
+        vectors: (vocab_size, embedding_size) static vectors to start from, of standard deviation 1.
+    """
+    config = RecurrentConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=settings.embedding_size,
+        context_size=settings.context_size,
+        n_context_layers=settings.context_layers,
+        hidden_size=settings.hidden_size,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoder = RecurrentEncoder(config)
+    if vectors is not None:
+        with torch.no_grad():
+            encoder.embeddings.weight.copy_(torch.from_numpy(vectors) * config.initializer_range)
+    objective = ClozeObjective(encoder, counts, n_samples=settings.samples)
+    matrices = [*encoder.context.parameters(), *objective.dense.parameters(), *objective.out.parameters()]
+    sampled = float(objective.log_chosen.exp().sum()) * settings.embedding_size
+    # Two operations a weight forward and four back. Source: Kaplan et al. 2020, section 2.1.
+    flops = 6 * (sum(matrix.numel() for matrix in matrices) + sampled)
+    return Pretraining(encoder=encoder, objective=objective, measured_loss=objective.full_loss, flops_a_piece=flops)

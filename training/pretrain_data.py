@@ -1,0 +1,161 @@
+"""Plain text files -> one long stream of piece ids on disk -> batches of equal rows, the same ones for the same step.
+
+Knows text files and a tokenizer; knows nothing of models or objectives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from khabar.models.errors import KhabarError, MissingExtraError
+
+_ENCODED_TOGETHER = 512  # articles a call of the fast tokenizer
+
+
+def read_lines(paths: Sequence[str | Path]) -> Iterator[str]:
+    """Read the lines of text files, plain or ``.zst``; an empty line follows each file.
+
+    Raises:
+        KhabarError: If a file is missing or not UTF-8.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise KhabarError(f"{path}: no such text file")
+        try:
+            with path.open("rb") as raw, _decompressed(path, raw) as stream:
+                for line in io.TextIOWrapper(stream, encoding="utf-8"):
+                    yield line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise KhabarError(f"{path}: not UTF-8 ({error.reason})") from error
+        yield ""
+
+
+def _decompressed(path: Path, raw: IO[bytes]) -> IO[bytes]:
+    """Give a stream of a file's content."""
+    if path.suffix != ".zst":
+        return raw
+    try:
+        import zstandard
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", f"reading {path}") from error
+    stream: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(raw)
+    return stream
+
+
+def read_articles(paths: Sequence[str | Path]) -> Iterator[str]:
+    """Read articles from text files: one paragraph a line, an empty line between articles."""
+    paragraphs: list[str] = []
+    for line in read_lines(paths):
+        if line.strip():
+            paragraphs.append(line)
+        elif paragraphs:
+            yield "\n".join(paragraphs)
+            paragraphs = []
+
+
+def encode_corpus(
+    paths: Sequence[str | Path], tokenizer: PreTrainedTokenizerFast, folder: str | Path
+) -> NDArray[np.integer]:
+    """Encode articles, each between the tokenizer's two special pieces, into one stream kept on disk.
+
+    The stream of an earlier call is taken as it is if the files' names and sizes and the tokenizer are the same.
+
+    Args:
+        paths: Text files.
+        tokenizer: A fast tokenizer.
+        folder: Where the stream lies.
+
+    Returns:
+        (n_pieces,) piece ids, read from disk as they are needed.
+
+    Raises:
+        KhabarError: If the files hold no text.
+    """
+    folder = Path(folder)
+    backend = tokenizer.backend_tokenizer
+    sources = [(str(path), Path(path).stat().st_size if Path(path).is_file() else -1) for path in paths]
+    key = hashlib.sha256(f"{sources}{backend.to_str()}".encode()).hexdigest()[:16]
+    target = folder / f"pieces-{key}.npy"
+    if not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+        arrays, together = [], []
+        for article in read_articles(paths):
+            together.append(article)
+            if len(together) == _ENCODED_TOGETHER:
+                arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
+                together = []
+        arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
+        if not arrays:
+            raise KhabarError(f"{', '.join(map(str, paths))}: no text to pretrain on")
+        partial = folder / f".{target.name}"
+        with partial.open("wb") as file:
+            np.save(file, np.concatenate(arrays))
+        partial.rename(target)
+        note = {"sources": sources, "articles": len(arrays), "pieces": int(sum(map(len, arrays)))}
+        target.with_suffix(".json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
+    stream: NDArray[np.integer] = np.load(target, mmap_mode="r")
+    return stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class PieceBatches:
+    """Cuts a stream into rows and gives each step its batch, by arithmetic alone: a resumed run reads the same.
+
+    Every pass starts the rows at another place of the stream, and takes them in another order.
+
+    Attributes:
+        stream: (n_pieces,) piece ids.
+        rows: Rows a batch, over all processes together.
+        length: Pieces a row.
+        seed: Decides places and orders.
+    """
+
+    stream: NDArray[np.integer]
+    rows: int
+    length: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that there is at least one batch.
+
+        Raises:
+            KhabarError: If the stream is too short for one batch.
+        """
+        if self.steps_a_pass < 1:
+            raise KhabarError(
+                f"{len(self.stream)} pieces of text are too few for a batch of {self.rows} rows of {self.length} pieces"
+            )
+
+    @property
+    def steps_a_pass(self) -> int:
+        """Batches in one pass over the stream."""
+        return (len(self.stream) // self.length - 1) // self.rows
+
+    def batch(self, step: int, process: int = 0, n_processes: int = 1) -> Tensor:
+        """Give one process's share of a step's batch: (rows of this process, length) int64."""
+        number, position = divmod(step, self.steps_a_pass)
+        generator = np.random.default_rng((self.seed, number))
+        start = generator.integers(self.length)
+        order = generator.permutation(len(self.stream) // self.length - 1)
+        chosen = order[position * self.rows : (position + 1) * self.rows][process::n_processes]
+        rows = [self.stream[start + row * self.length :][: self.length] for row in chosen]
+        return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+def held_out(stream: NDArray[np.integer], share: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Split a stream into what is trained on and its last part, which only measures."""
+    kept = len(stream) - int(len(stream) * share)
+    return stream[:kept], stream[kept:]

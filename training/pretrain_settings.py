@@ -1,0 +1,120 @@
+"""The settings of a pretraining run: a frozen dataclass with checks; the defaults are the embedded encoder's recipe.
+
+Knows names, types and ranges; knows nothing of text or models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from khabar.models.errors import KhabarError
+
+ARCHITECTURES = ("recurrent", "transformer")
+OBJECTIVES = {"recurrent": ("cloze",), "transformer": ("replaced-token", "masked-lm")}
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Everything that decides what a pretraining run gives, apart from the machine.
+
+    Attributes:
+        texts: Text files, plain or .zst: one paragraph a line, an empty line between articles.
+        output: Folder for the encoder; the piece cache goes to its `cache/`, checkpoints to `checkpoints/`.
+        architecture: `recurrent`, which a CPU pretrains in an hour, or `transformer`, which wants a GPU.
+        objective: None takes the architecture's first: `cloze` for recurrent; `replaced-token` or `masked-lm`
+            for transformer.
+        tokenizer: Folder of a tokenizer to use as it is; None trains a vocabulary.
+        vocab_size: Pieces of the vocabulary to train.
+        embedding_size: Width of the piece vectors.
+        context_size: recurrent: width of the pretrained LSTMs, each direction.
+        context_layers: recurrent: pretrained LSTM layers, each direction.
+        hidden_size: Width of a piece's state.
+        layers: transformer: number of layers.
+        heads: transformer: attention heads.
+        intermediate_size: transformer: width of the gated feed-forward layers.
+        vector_passes: recurrent: passes of static vector training that the piece vectors start from; 0 for none.
+        samples: recurrent: draws of the vocabulary sample that a step's softmax runs over.
+        passes: Passes over the text.
+        rows: Rows a step, all processes together.
+        length: Pieces a row.
+        learning_rate: Peak rate.
+        warmup: Share of the steps in which the rate rises.
+        decay: Share of the steps, the last ones, in which it falls to zero; between the two it stays. Source:
+            the trapezoidal schedule of Zhai et al. 2022, "Scaling Vision Transformers", section 3.5.
+        weight_decay: AdamW's decay of matrices; vectors are not decayed.
+        max_grad_norm: Gradients are scaled down to this norm.
+        held_out: Share of the text, its end, that only measures.
+        measure_steps: Steps between measurements on it.
+        checkpoint_steps: Steps between checkpoints.
+        seed: Seed of initialisation, order and sampling.
+        precision: `auto` (bf16 on a GPU, fp32 on a CPU), `fp32` or `bf16` (right for CPUs with AVX512-BF16 or AMX).
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    texts: tuple[str, ...]
+    output: str
+    architecture: str = "recurrent"
+    objective: str | None = None
+    tokenizer: str | None = None
+    vocab_size: int = 32000
+    embedding_size: int = 256
+    context_size: int = 512
+    context_layers: int = 1
+    hidden_size: int = 512
+    layers: int = 10
+    heads: int = 4
+    intermediate_size: int = 384
+    vector_passes: int = 2
+    samples: int = 4096
+    passes: float = 1.0
+    rows: int = 64
+    length: int = 128
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    decay: float = 0.4
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    held_out: float = 0.005
+    measure_steps: int = 200
+    checkpoint_steps: int = 500
+    seed: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check names and ranges.
+
+        Raises:
+            KhabarError: If a setting is none of the allowed ones.
+        """
+        _one_of("architecture", self.architecture, ARCHITECTURES)
+        if self.objective is not None:
+            _one_of(f"objective of a {self.architecture} encoder", self.objective, OBJECTIVES[self.architecture])
+        _one_of("precision", self.precision, PRECISIONS)
+        for name in ("vocab_size", "embedding_size", "context_size", "context_layers", "hidden_size", "layers",
+                     "heads", "intermediate_size", "samples", "rows", "measure_steps", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise KhabarError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.length < 8:
+            raise KhabarError(f"length is {self.length}, must be at least 8 pieces")
+        if self.vector_passes < 0:
+            raise KhabarError(f"vector_passes is {self.vector_passes}, must not be negative")
+        for name in ("passes", "learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise KhabarError(f"{name} is {getattr(self, name)}, must be above 0")
+        for name in ("warmup", "decay", "held_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise KhabarError(f"{name} is {getattr(self, name)}, must be in [0, 1)")
+        if self.warmup + self.decay > 1:
+            raise KhabarError(f"warmup {self.warmup} and decay {self.decay} together exceed the whole run")
+
+    @property
+    def chosen_objective(self) -> str:
+        """The objective, the architecture's first where none was named."""
+        return self.objective or OBJECTIVES[self.architecture][0]
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise KhabarError(f"{name} is {value!r}, must be one of {', '.join(allowed)}")

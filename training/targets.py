@@ -1,0 +1,120 @@
+"""Turns a labelled article into the targets of its segments and words, masking what its corpus never annotates.
+
+Knows articles, annotations and encoded articles; knows nothing of tensors' batches or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from khabar.models import tags
+from khabar.models.article import Article
+from khabar.models.encoding import EncodedArticle
+from khabar.models.model import NOT_ANNOTATED
+from khabar.models.words import proclitic_length
+from khabar.training.corpora import Annotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """The labels a model is trained on, in the order of its logits."""
+
+    topics: tuple[str, ...]
+    entity_labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What the model should say of one article."""
+
+    segment_topics: NDArray[np.float32]  # (n_segments, n_topics) 1, 0 or NaN
+    article_topics: NDArray[np.float32]  # (n_topics,) 1, 0 or NaN
+    allowed_tags: NDArray[np.bool_]  # (n_words, n_tags)
+    proclitics: NDArray[np.int64]  # (n_words,) letters, or NOT_ANNOTATED
+    weight: float
+
+
+@dataclass
+class LostEntities:
+    """Gold entities that the words cannot express exactly, for the report of a training run."""
+
+    n_entities: int = 0
+    without_pieces: list[str] = field(default_factory=list)
+    inside_words: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_entities} gold entities; {len(self.without_pieces)} have no piece and are left out, "
+            f"{len(self.inside_words)} start or end inside a word and are widened to it"
+        )
+
+
+def make_targets(
+    article: Article, encoded: EncodedArticle, annotation: Annotation, labels: LabelSet, lost: LostEntities
+) -> Targets:
+    """Work out one article's targets; entities that words cannot express are counted in `lost`."""
+    allowed, proclitics = _entity_targets(article, encoded, annotation, labels, lost)
+    return Targets(
+        segment_topics=_segment_topics(article, encoded, labels.topics),
+        article_topics=_topic_row(article.topics, labels.topics),
+        allowed_tags=allowed,
+        proclitics=proclitics,
+        weight=annotation.weight,
+    )
+
+
+def _topic_row(topics: Sequence[str] | None, names: Sequence[str]) -> NDArray[np.float32]:
+    if topics is None:
+        return np.full(len(names), np.nan, dtype=np.float32)
+    return np.array([name in topics for name in names], dtype=np.float32)
+
+
+def _segment_topics(article: Article, encoded: EncodedArticle, names: Sequence[str]) -> NDArray[np.float32]:
+    if article.segments is not None:
+        rows = [_topic_row(segment.topics, names) for segment in article.segments]
+    elif article.topics is not None and not article.topics:
+        rows = [_topic_row((), names)] * len(encoded.segments)  # an article without topics has no segment with any
+    else:
+        rows = [_topic_row(None, names)] * len(encoded.segments)
+    return np.stack(rows) if rows else np.zeros((0, len(names)), dtype=np.float32)
+
+
+def _entity_targets(
+    article: Article, encoded: EncodedArticle, annotation: Annotation, labels: LabelSet, lost: LostEntities
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    n_words, n_tags = len(encoded.words), tags.n_tags(len(labels.entity_labels))
+    proclitics = np.full(n_words, NOT_ANNOTATED, dtype=np.int64)
+    if article.entities is None:
+        return np.ones((n_words, n_tags), dtype=bool), proclitics
+    index = {label: position for position, label in enumerate(labels.entity_labels)}
+    background = np.zeros(n_tags, dtype=bool)
+    background[tags.OUTSIDE] = True
+    for label in annotation.unannotated & index.keys():
+        background[[tags.begin_tag(index[label]), tags.inside_tag(index[label])]] = True
+    allowed = np.tile(background, (n_words, 1))
+    starts = np.array([start for start, _ in encoded.words], dtype=np.int64)
+    ends = np.array([end for _, end in encoded.words], dtype=np.int64)
+    for entity in article.entities:
+        if entity.label in annotation.ignore:
+            continue
+        lost.n_entities += 1
+        first = int(np.searchsorted(ends, entity.start, side="right"))
+        stop = int(np.searchsorted(starts, entity.end, side="left"))
+        place = f"{article.id}: {article.text[entity.start : entity.end]!r} at {entity.start}"
+        if first >= stop:
+            lost.without_pieces.append(place)
+            continue
+        mapped = [index[label] for label in annotation.labels_of(entity.label)]
+        allowed[first:stop] = False
+        allowed[first, [tags.begin_tag(label) for label in mapped]] = True
+        allowed[first + 1 : stop, [tags.inside_tag(label) for label in mapped]] = True
+        n_letters = proclitic_length(article.text, int(starts[first]), entity.start)
+        if n_letters is None or entity.end < ends[stop - 1]:
+            lost.inside_words.append(place)
+        if annotation.proclitics and n_letters is not None:
+            proclitics[first] = n_letters
+    return allowed, proclitics
