@@ -56,9 +56,7 @@ class Tagger:
     def __init__(self, model: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._windows = WindowSettings.from_tokenizer(
-            tokenizer, window=model.config.window, stride=model.config.stride
-        )
+        self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
 
     @property
     def topics(self) -> list[str]:

@@ -5,7 +5,7 @@ Labels are data: nothing else in khabar names a topic or an entity type.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -29,7 +29,7 @@ class KhabarConfig(PreTrainedConfig):
     """
 
     model_type = "khabar"
-    sub_configs = {"encoder": AutoConfig}
+    sub_configs: ClassVar[dict[str, type]] = {"encoder": AutoConfig}
     has_no_defaults_at_init = True
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
@@ -85,3 +85,6 @@ class KhabarConfig(PreTrainedConfig):
     def full_name(self) -> str:
         """Name and version in one string, as results carry it."""
         return f"{self.name} {self.version}".strip()
+
+
+AutoConfig.register(KhabarConfig.model_type, KhabarConfig)

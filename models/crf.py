@@ -118,6 +118,8 @@ class LinearChainCRF(nn.Module):
         The entity ending at word j of label k has probability P(B, I, …, I up to j, and no I-k at j + 1).
 
         Args:
+            emissions: (n_sequences, n_words, n_tags).
+            mask: (n_sequences, n_words) bool, True for real words.
             path: (n_sequences, n_words) legal tag indices, such as `viterbi` gives.
 
         Returns:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+MOST_SHOWN = 50  # problems in a message
+
 
 class KhabarError(ValueError):
     """Something the user gave cannot be used as it is; the message says what to change."""
@@ -36,12 +38,15 @@ class CorpusError(KhabarError):
     """A corpus has problems; all of them are listed, not only the first.
 
     Attributes:
-        problems: Every problem found, in the order of the file.
+        problems: Every problem found, in the order of the file; the message shows the first MOST_SHOWN.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        shown = [str(problem) for problem in self.problems[:MOST_SHOWN]]
+        if len(self.problems) > MOST_SHOWN:
+            shown.append(f"… and {len(self.problems) - MOST_SHOWN:,} more problems")
+        super().__init__("\n".join(shown))
 
 
 class ModelFolderError(KhabarError):

@@ -6,7 +6,6 @@ safetensors alone: no pickle is ever opened and no code of a folder is ever run.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,7 +43,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, folder / path.name)
+            path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -66,7 +65,12 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     model, info = _quietly(
         name,
         lambda: KhabarModel.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are reported, with the rest, and refused below
+            output_loading_info=True,
         ),
     )
     problems = [
@@ -76,7 +80,7 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     ]
     if problems:
         raise ModelFolderError(f"{name}: {WEIGHTS} does not fit config.json: {_some(problems)}")
-    tokenizer = load_tokenizer(name)
+    tokenizer = _quietly(name, lambda: load_tokenizer(name))
     _check_vocabulary(name, model.encoder, tokenizer)
     return model.eval(), tokenizer
 
@@ -93,14 +97,20 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     _check_folder(name, ("config.json", WEIGHTS))
     encoder, info = _quietly(
         name,
-        lambda: AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, output_loading_info=True),
+        lambda: AutoModel.from_pretrained(
+            name,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        ),
     )
     # A masked-LM checkpoint has no pooler, and khabar uses none; every other weight must be there.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         mismatched = [f"{key[0]} has another shape" for key in info["mismatched_keys"]]
         raise ModelFolderError(f"{name}: {WEIGHTS} lacks weights of the encoder: {_some([*missing, *mismatched])}")
-    tokenizer = load_tokenizer(name)
+    tokenizer = _quietly(name, lambda: load_tokenizer(name))
     _check_vocabulary(name, encoder, tokenizer)
     return encoder, tokenizer
 
@@ -137,11 +147,11 @@ def _quietly(name: str | Path, load: Callable[[], T]) -> T:
     except KhabarError:
         raise
     except OSError as error:
+        if Path(name).exists():
+            raise ModelFolderError(f"{name}: cannot be loaded: {_first_line(error)}") from error
         raise ModelFolderError(
-            f"{name}: cannot be loaded: it is no folder here, and no model hub gave it. "
-            f"Give a local folder with config.json and {WEIGHTS}, or check the id and the network. ({_first_line(error)})"
-            if not Path(name).exists()
-            else f"{name}: cannot be loaded: {_first_line(error)}"
+            f"{name}: no such folder here, and no model hub gave it. Give a local folder with config.json and "
+            f"{WEIGHTS}, or check the id and the network"
         ) from error
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{name}: cannot be loaded: {_first_line(error)}") from error

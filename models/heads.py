@@ -38,11 +38,12 @@ class TopicHead(nn.Module):
             (n_segments, n_topics) logits.
         """
         states = self.dropout(states)
+        weights = self._attention_weights(states, piece_segments, n_segments)
         pooled = torch.cat(
             [
                 _segment_mean(states, torch.ones_like(states[:, :1]), piece_segments, n_segments),
                 _segment_max(states, piece_segments, n_segments),
-                _segment_mean(states, self._attention_weights(states, piece_segments, n_segments), piece_segments, n_segments),
+                _segment_mean(states, weights, piece_segments, n_segments),
             ],
             dim=-1,
         )
@@ -52,7 +53,8 @@ class TopicHead(nn.Module):
     def _attention_weights(self, states: Tensor, piece_segments: Tensor, n_segments: int) -> Tensor:
         """Unnormalised softmax weights within each segment, largest one: (n_pieces, 1)."""
         scores = self.attention(states)
-        return (scores - _segment_max(scores, piece_segments, n_segments)[piece_segments]).exp()
+        weights: Tensor = (scores - _segment_max(scores, piece_segments, n_segments)[piece_segments]).exp()
+        return weights
 
 
 def article_logits(segment_logits: Tensor, segment_articles: Tensor, n_articles: int) -> Tensor:

@@ -6,7 +6,6 @@ Turns a batch of tensors into logits and, given targets, into a loss. Knows noth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,11 +101,18 @@ class KhabarModel(PreTrainedModel):  # type: ignore[misc]
         allowed_tags: Tensor | None = None,
         proclitics: Tensor | None = None,
         segment_weights: Tensor | None = None,
-        **kwargs: Any,
     ) -> KhabarOutput:
-        """Score a batch; the first eight arguments are `Batch.tensors()`.
+        """Score a batch; without targets only the logits are given.
 
         Args:
+            input_ids: As `Batch` describes it, like the seven that follow.
+            attention_mask: Likewise.
+            piece_states: Likewise.
+            piece_segments: Likewise.
+            segment_articles: Likewise.
+            segment_words: Likewise.
+            word_mask: Likewise.
+            article_rows: Likewise.
             segment_topics: (n_segments, n_topics) 1, 0 or NaN where not annotated.
             article_topics: (n_articles, n_topics) likewise.
             allowed_tags: (n_segments, n_words, n_tags) bool; all True where not annotated.
@@ -142,22 +148,20 @@ class KhabarModel(PreTrainedModel):  # type: ignore[misc]
         return output
 
     def _entity_loss(self, emissions: Tensor, word_mask: Tensor, allowed: Tensor, weights: Tensor) -> Tensor:
-        """CRF loss a word: sequence losses add up, so that a batch's mean does not depend on how it was cut."""
+        """CRF loss by word whose tags are annotated, each segment times its weight."""
         per_segment = self.crf.loss(emissions, word_mask, allowed)
         annotated = (~allowed & word_mask[..., None]).any(dim=-1)  # words whose tags say anything
-        n_words = (annotated.sum(dim=-1) * weights).sum().clamp(min=1.0)
-        return (per_segment * weights).sum() / n_words
+        return (per_segment * weights).sum() / annotated.sum().clamp(min=1)
 
 
 def _topic_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy over what is annotated, weighted by row; zero where nothing is."""
-    annotated = (~targets.isnan()).float() * weights[:, None]
+    """Mean binary cross-entropy of what is annotated, each row times its weight; zero where nothing is."""
+    annotated = ~targets.isnan()
     losses = functional.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0.0), reduction="none")
-    return (losses * annotated).sum() / annotated.sum().clamp(min=1.0)
+    return (losses * annotated * weights[:, None]).sum() / annotated.sum().clamp(min=1)
 
 
 def _proclitic_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy over the first words of annotated entities; zero where there are none."""
+    """Mean cross-entropy of the first words of annotated entities, times weights; zero where there are none."""
     losses = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=NOT_ANNOTATED, reduction="none")
-    annotated = (targets != NOT_ANNOTATED).float() * weights[:, None]
-    return (losses * weights[:, None]).sum() / annotated.sum().clamp(min=1.0)
+    return (losses * weights[:, None]).sum() / (targets != NOT_ANNOTATED).sum().clamp(min=1)

@@ -1,7 +1,7 @@
 """A compact recurrent encoder: piece ids -> one state a piece, through LSTMs that a CPU can pretrain.
 
-Vectors of pieces feed one stack of LSTM layers a reading direction, which are pretrained as language models and never
-see each other; a bidirectional layer above them sees both. Knows nothing of text, tags or topics.
+Piece vectors feed one stack of LSTM layers a reading direction, pretrained as language models without
+seeing each other; a bidirectional layer above them sees both. Knows nothing of text, tags or topics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RecurrentConfig(PreTrainedConfig):
         hidden_size: Width of a piece's state, both directions of the top layer together; even.
         pad_token_id: The piece that fills a batch's short rows.
         piece_dropout: Probability that a piece's vector is dropped as a whole, in training.
-        embedding_dropout: Probability that a feature of the vectors is dropped along a whole row, in training.
+        embedding_dropout: Probability that a feature of the vectors is dropped along a row, in training.
         context_dropout: The same for what the top layer reads.
         initializer_range: Standard deviation of new piece vectors.
     """
@@ -75,7 +75,9 @@ def reversal(attention_mask: Tensor) -> Tensor:
     """
     mask = attention_mask.long()
     if bool((mask[:, 1:] > mask[:, :-1]).any()):
-        raise ValueError("attention_mask has a piece after padding; a recurrent encoder needs rows padded on the right")
+        raise ValueError(
+            "attention_mask has a piece after padding; a recurrent encoder needs right-padded rows"
+        )
     lengths = mask.sum(1, keepdim=True)
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
     return torch.where(positions < lengths, lengths - 1 - positions, positions)
@@ -89,7 +91,7 @@ def reorder(states: Tensor, index: Tensor) -> Tensor:
 class VariationalDropout(nn.Module):
     """Drops the same features at every position of a row.
 
-    Source: Gal and Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks".
+    Source: variational dropout, Gal and Ghahramani 2016, section 4.1.
     """
 
     def __init__(self, probability: float) -> None:
@@ -107,7 +109,7 @@ class VariationalDropout(nn.Module):
 class PieceDropout(nn.Module):
     """Drops whole pieces, so that their neighbours must do.
 
-    Source: Gal and Ghahramani 2016, section 4.2 (word embedding dropout), here by position instead of by type.
+    Source: word embedding dropout, Gal and Ghahramani 2016, section 4.2, here by position, not by type.
     """
 
     def __init__(self, probability: float) -> None:
@@ -122,7 +124,7 @@ class PieceDropout(nn.Module):
 
 
 class ContextLSTM(nn.Module):
-    """The pretrained reader: one LSTM from the left and one from the right, neither of which sees the other."""
+    """The pretrained readers: an LSTM from the left and one from the right; neither sees the other."""
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
@@ -176,7 +178,7 @@ class RecurrentEncoder(PreTrainedModel):
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
         self.embedding_norm = nn.LayerNorm(config.embedding_size)
         self.piece_dropout = PieceDropout(config.piece_dropout)
         self.embedding_dropout = VariationalDropout(config.embedding_dropout)
@@ -186,7 +188,7 @@ class RecurrentEncoder(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise LSTMs as torch does, but with forget gates that start open; the rest as transformers does.
+        """Initialise LSTMs as torch does, but with open forget gates; the rest as transformers does.
 
         Source: forget gate bias of one, Jozefowicz et al. 2015, section 2.2.
         """
@@ -211,13 +213,11 @@ class RecurrentEncoder(PreTrainedModel):
         self.embeddings = value
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Look up piece vectors and bring each to one scale: (batch, pieces) to (batch, pieces, embedding_size)."""
+        """Look up piece vectors, brought to one scale: (batch, pieces) to (…, embedding_size)."""
         vectors: Tensor = self.embedding_norm(self.embeddings(input_ids))
         return vectors
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, return_dict: bool | None = None, **_: Any
-    ) -> BaseModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
         """Encode pieces.
 
         Args:

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from khabar.models.errors import KhabarError, ModelFolderError
 
 # Pieces that stand for a link, an e-mail address and a mention in AraBERT's vocabularies.
-LINK, EMAIL, MENTION = "[رابط]", "[بريد]", "[مستخدم]"
+LINK, EMAIL, MENTION = STANDING = "[رابط]", "[بريد]", "[مستخدم]"
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # Members of character classes, spelled out: `\s` and `\w` mean different sets to Python and to `tokenizers`.
@@ -38,7 +38,7 @@ _HOST = f"\\-{LATIN}0-9@:%._+~#="
 # While text is rewritten, a private-use character stands for the first one of a link, address or mention.
 _HEADS = {LINK: "\ue000", EMAIL: "\ue001", MENTION: "\ue002"}
 
-_STANDING = "|".join(re.escape(piece) for piece in _HEADS)
+_STANDING = "|".join(map(re.escape, STANDING))
 
 # What leaves no piece, and the one HTML entity that does.
 ENTITY = "&(?:#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6}|amp|apos|lt|gt|nbsp|quot|[lr]aquo|[lr][sd]quo|[nm]dash|hellip);"
@@ -168,17 +168,18 @@ def train_vocabulary(lines: Iterable[str], size: int) -> list[str]:
     letters = [character for character in map(chr, range(0x650)) if in_words.match(character)]
     # Single characters are given with their ids: the trainer would number them in the random order of a hash
     # map, and break ties between equally frequent pairs by those numbers.
-    first = [*SPECIAL_PIECES, *_HEADS, *sorted([*letters, *SYMBOLS]), *("##" + letter for letter in letters)]
+    first = [
+        *SPECIAL_PIECES,
+        *STANDING,
+        *sorted([*letters, *SYMBOLS]),
+        *("##" + letter for letter in letters),
+    ]
     if size < len(first):
-        raise KhabarError(
-            f"vocabulary size must be at least {len(first)} (every single character), got {size}"
-        )
+        raise KhabarError(f"vocabulary size must be at least {len(first)} (every single character), got {size}")
     backend = Tokenizer(WordPiece({SPECIAL_PIECES[1]: 0}, unk_token=SPECIAL_PIECES[1]))
     backend.normalizer = normalizers.Sequence([cleaning(), normalizers.Replace(Regex(_STANDING), " ")])
     backend.pre_tokenizer = splitting()
-    trainer = WordPieceTrainer(
-        vocab_size=size, min_frequency=2, special_tokens=list(first), show_progress=False
-    )
+    trainer = WordPieceTrainer(vocab_size=size, min_frequency=2, special_tokens=list(first), show_progress=False)
     backend.train_from_iterator(lines, trainer)
     ids = backend.get_vocab(with_added_tokens=False)
     return sorted(ids, key=ids.__getitem__)

@@ -42,12 +42,7 @@ def best_windows(n_pieces: int, window: int, starts: list[int]) -> NDArray[np.in
     Returns:
         (n_pieces,) index into `starts`.
     """
-    if len(starts) == 1:
-        return np.zeros(n_pieces, dtype=np.int64)
-    begin = np.asarray(starts)[:, None]  # (n_windows, 1)
-    end = begin + window
-    piece = np.arange(n_pieces)[None, :]
-    left = np.where(begin > 0, piece - begin, n_pieces)
-    right = np.where(end < n_pieces, end - 1 - piece, n_pieces)
-    context = np.where((begin <= piece) & (piece < end), np.minimum(left, right), -1)
-    return np.asarray(context.argmax(axis=0), dtype=np.int64)
+    # The context is half a window less the distance to the window's centre: the nearest centre has the most.
+    begin = np.asarray(starts, dtype=np.float64)
+    midway = (begin[:-1] + begin[1:] + window - 1) / 2  # between the centres of neighbouring windows
+    return np.searchsorted(midway, np.arange(n_pieces), side="left").astype(np.int64)

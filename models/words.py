@@ -34,10 +34,12 @@ _ARABIC, _DIGIT, _ALNUM = f"[{cleaning.ARABIC}]", f"[{cleaning.DIGIT}]", r"[^\W_
 # A run of letters and digits of any script, parted only between digit and Arabic letter: «2021م», not «F16».
 _OTHER = f"(?![{cleaning.ARABIC}{cleaning.DIGIT}]){_ALNUM}"
 _INNER = f"(?:{_DIGIT}(?!{_MARKS}{_ARABIC})|{_ARABIC}(?!{_MARKS}{_DIGIT})|{_OTHER})"
-# The pieces [رابط] [بريد] [مستخدم] written out in the text, as cleaning sees them once marks are gone.
-_STANDING = "|".join(
-    f"[{cleaning.MARK}]*".join(re.escape(c) for c in piece)
-    for piece in (cleaning.LINK, cleaning.EMAIL, cleaning.MENTION)
+# The pieces [رابط] [بريد] [مستخدم] written out in the text, as cleaning sees them once marks are gone and of
+# three or more brackets the last two are left.
+_GONE = f"[{cleaning.MARK}]*"
+_STANDING = (
+    f"(?:{'|'.join(_GONE.join(map(re.escape, piece)) for piece in cleaning.STANDING)})"
+    rf"(?:(?:{_GONE}\])+(?={_GONE}\]))?"
 )
 _WORD = re.compile(
     f"{_STANDING}"

@@ -114,3 +114,12 @@ def tiny_model_folder(tmp_path: Path, tiny_model: KhabarModel, tokenizer: PreTra
 
     save_model(tiny_model, tokenizer, tmp_path / "tiny-model")
     return tmp_path / "tiny-model"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked gpu, with the reason, where torch sees none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU: torch sees no CUDA device")

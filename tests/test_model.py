@@ -40,12 +40,8 @@ def test_a_batch_gives_the_same_as_one_article_at_a_time(tiny_model, tokenizer):
         torch.testing.assert_close(together.segment_topic_logits[rows], alone.segment_topic_logits, **close)
         mask = one_batch.word_mask
         width = mask.shape[1]
-        torch.testing.assert_close(
-            together.emissions[rows, :width][mask], alone.emissions[mask], **close
-        )
-        torch.testing.assert_close(
-            together.proclitic_logits[rows, :width][mask], alone.proclitic_logits[mask], **close
-        )
+        torch.testing.assert_close(together.emissions[rows, :width][mask], alone.emissions[mask], **close)
+        torch.testing.assert_close(together.proclitic_logits[rows, :width][mask], alone.proclitic_logits[mask], **close)
         assert int(batch.word_mask[rows].sum()) == len(encoded[row].words)
 
 
@@ -60,7 +56,8 @@ def test_long_articles_fill_several_windows_and_lose_nothing(tiny_model, tokeniz
 def test_saved_and_loaded_it_answers_the_same(tiny_model, tokenizer, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     loaded, info = KhabarModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     before, after = run(tiny_model, tokenizer, TEXTS)[2], run(loaded.eval(), tokenizer, TEXTS)[2]
     for name in ("segment_topic_logits", "article_topic_logits", "emissions", "proclitic_logits"):
         # Weights are equal to the bit; sums may still differ in the last one with where the tensors lie in memory.
@@ -75,7 +72,8 @@ def test_an_encoder_given_keeps_its_weights(encoder_config, tmp_path):
     encoder = AutoModel.from_config(encoder_config)
     encoder.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
-    model = KhabarModel(KhabarConfig(encoder=loaded.config, topics=["a"], entity_labels=["X"], window=32, stride=20), loaded)
+    config = KhabarConfig(encoder=loaded.config, topics=["a"], entity_labels=["X"], window=32, stride=20)
+    model = KhabarModel(config, loaded)
     before = {name: value for name, value in encoder.state_dict().items() if not name.startswith("pooler")}
     assert before.keys() == model.encoder.state_dict().keys()
     assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
@@ -122,18 +120,21 @@ def test_each_annotated_part_teaches_its_own_head(tiny_model, tokenizer, part):
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in tiny_model.encoder.parameters())
 
 
-def test_an_articles_weight_scales_its_losses(tiny_model, tokenizer):
-    encoded, batch, _ = run(tiny_model, tokenizer, [TEXTS[0], TEXTS[2]])
+def test_a_weight_scales_its_segments_losses(tiny_model, tokenizer):
+    encoded, batch, _ = run(tiny_model, tokenizer, TEXTS)
     wanted = targets(tiny_model, encoded, batch)
     wanted["segment_topics"][:] = 1.0
+    wanted["allowed_tags"][..., 1:] = False
+    n_segments = len(batch.segment_articles)
     with torch.no_grad():
-        alone = tiny_model(**run(tiny_model, tokenizer, [TEXTS[0]])[1].tensors(), **{
-            name: value[: 2 if name != "article_topics" else 1] for name, value in wanted.items()
-        }).loss
-        weights = torch.tensor([1.0, 1.0, 0.0])
-        assert len(batch.segment_articles) == 3
-        weighted = tiny_model(**batch.tensors(), **wanted, segment_weights=weights).loss
-    torch.testing.assert_close(weighted, alone)
+        losses = [
+            tiny_model(**batch.tensors(), **wanted, segment_weights=weights).loss
+            for weights in (torch.ones(n_segments), torch.full((n_segments,), 0.5), torch.zeros(n_segments))
+        ]
+        parts = [tiny_model(**batch.tensors(), **wanted, segment_weights=row).loss for row in torch.eye(n_segments)]
+    torch.testing.assert_close(losses[1], losses[0] / 2)
+    assert losses[2] == 0
+    torch.testing.assert_close(torch.stack(parts).sum(), losses[0])
 
 
 def test_an_untrained_model_cuts_no_letters_off_names(encoder_config, tokenizer):

@@ -15,9 +15,7 @@ def test_names_follow_the_indices():
 def test_inside_only_follows_its_own_label():
     names = tags.tag_names(["A", "B"])
     legal = tags.legal_transitions(2)
-    illegal = {
-        (names[previous], names[following]) for previous, following in torch.nonzero(~legal).tolist()
-    }
+    illegal = {(names[previous], names[following]) for previous, following in torch.nonzero(~legal).tolist()}
     assert illegal == {
         ("O", "I-A"),
         ("O", "I-B"),

@@ -6,7 +6,6 @@ Knows folders and accelerate's state; knows nothing of corpora or losses.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,9 +73,7 @@ class Checkpoints:
             )
         if latest is not None:
             written = json.loads((latest / "settings.json").read_text(encoding="utf-8"))
-            changed = sorted(
-                key for key in {*written, *self.settings} if written.get(key) != self.settings.get(key)
-            )
+            changed = sorted(key for key in {*written, *self.settings} if written.get(key) != self.settings.get(key))
             if changed:
                 differences = "; ".join(
                     f"{key} was {written.get(key)!r}, is {self.settings.get(key)!r}" for key in changed
@@ -97,7 +94,7 @@ class Checkpoints:
         if accelerator.is_main_process:
             (partial / "settings.json").write_text(json.dumps(self.settings, ensure_ascii=False), encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
+            partial.replace(target)
             old = sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))[:-KEPT]
             for path in old:
                 shutil.rmtree(path)

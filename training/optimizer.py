@@ -19,13 +19,19 @@ _LAYER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
 
 
 def encoder_depths(encoder: nn.Module) -> dict[str, int]:
-    """Number an encoder's parameters by depth: embeddings 0, the first layer 1, …; norms after the last layer top.
+    """Number an encoder's parameters by depth: embeddings 0, the first layer 1, …; what follows the layers, the top.
+
+    An encoder without numbered layers is as deep as it has parts, in their order (embeddings, context, top).
 
     Returns:
         Depth of each parameter by its name in the encoder.
     """
     names = [name for name, _ in encoder.named_parameters()]
     numbers = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(f".{name}"))}
+    if not numbers:
+        parts = dict.fromkeys(name.split(".", 1)[0] for name in names if "embed" not in name)
+        depth = {part: index + 1 for index, part in enumerate(parts)}
+        numbers = {name: depth[part] for name in names if (part := name.split(".", 1)[0]) in depth}
     top = max(numbers.values(), default=0)
     return {name: numbers.get(name, 0 if "embed" in name else top) for name in names}
 

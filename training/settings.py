@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ class TrainSettings:
         """
         if not self.corpora:
             raise KhabarError("corpora is empty; give at least one .jsonl or .yaml file")
-        at_least_one = ("epochs", "patience", "batch_pieces", "max_segment_words", "checkpoint_steps", "window", "stride")
-        for name in at_least_one:
+        counts = ("epochs", "patience", "batch_pieces", "max_segment_words", "checkpoint_steps", "window", "stride")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KhabarError(f"{name} is {value}, must be at least 1")
@@ -123,6 +123,9 @@ def read_settings(file: str | Path | None, given: Mapping[str, Any]) -> TrainSet
             raise KhabarError(f"{file}: {key} is no setting{hint}")
         values[key] = _checked(file, key, value, types[key])
     values.update(given)
+    missing = [name for name in ("corpora", "output") if name not in values]
+    if missing:
+        raise KhabarError(f"{missing[0]} is missing; give it on the command line or in the settings file")
     return TrainSettings(**values)
 
 
@@ -158,8 +161,3 @@ def _checked(file: str | Path | None, key: str, value: Any, kind: str) -> Any:
     elif (kind.startswith("int") and isinstance(value, int)) or (kind.startswith("str") and isinstance(value, str)):
         return value
     raise KhabarError(f"{file}: {key} is {value!r}, must be {kind}")
-
-
-def with_seed(settings: TrainSettings, seed: int, output: str) -> TrainSettings:
-    """Give the same settings for another seed and output folder."""
-    return replace(settings, seed=seed, output=output)

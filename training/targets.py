@@ -74,7 +74,7 @@ def _topic_row(topics: Sequence[str] | None, names: Sequence[str]) -> NDArray[np
 
 
 def _segment_topics(article: Article, encoded: EncodedArticle, names: Sequence[str]) -> NDArray[np.float32]:
-    if article.segments is not None:
+    if article.segments:
         rows = [_topic_row(segment.topics, names) for segment in article.segments]
     elif article.topics is not None and not article.topics:
         rows = [_topic_row((), names)] * len(encoded.segments)  # an article without topics has no segment with any

@@ -84,9 +84,7 @@ def train(settings: TrainSettings, *, resume: bool = False, progress_bar: bool =
     if accelerator.is_main_process:
         if not dev:
             save_model(run.measured_model(), tokenizer, folder)
-        (folder / "metrics.json").write_text(
-            json.dumps(metrics, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        (folder / "metrics.json").write_text(json.dumps(metrics, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         checkpoints.clear()
     accelerator.wait_for_everyone()
     return TrainResult(folder=folder, metrics=metrics)
@@ -107,9 +105,7 @@ class _Run:
     ) -> None:
         self.settings, self.accelerator, self.tokenizer = settings, accelerator, tokenizer
         self.examples, self.dev, self.checkpoints = examples, dev, checkpoints
-        self.windows = WindowSettings.from_tokenizer(
-            tokenizer, window=model.config.window, stride=model.config.stride
-        )
+        self.windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
         self.plan = BatchPlan(
             [example.encoded.n_pieces for example in examples],
             batch_pieces=settings.batch_pieces,
@@ -133,7 +129,8 @@ class _Run:
 
     def measured_model(self) -> KhabarModel:
         """The weights that are measured and saved: their moving average where one is kept."""
-        model: KhabarModel = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
+        model: KhabarModel
+        model = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
         return model
 
     def go(self, checkpoint: Path | None, *, progress_bar: bool) -> None:

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from khabar.inference.tagger import plan_batches
+from khabar.models.batch import WindowSettings, collate
+from khabar.models.encoding import encode_articles
+from khabar.training.batching import BatchPlan
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=80), st.integers(1, 4000), st.integers(0, 3))
+def test_every_epoch_sees_each_article_once_in_the_same_number_of_batches(lengths, batch_pieces, seed):
+    plan = BatchPlan(lengths, batch_pieces=batch_pieces, seed=seed)
+    for epoch in (0, 1):
+        batches = plan.batches(epoch)
+        assert len(batches) == plan.n_batches
+        assert all(batches)
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        assert batches == BatchPlan(lengths, batch_pieces=batch_pieces, seed=seed).batches(epoch)
+
+
+def test_epochs_and_seeds_differ_and_batches_hold_articles_of_like_length():
+    lengths = np.random.default_rng(0).integers(10, 500, 400).tolist()
+    plan = BatchPlan(lengths, batch_pieces=4000, seed=0)
+    first, second = plan.batches(0), plan.batches(1)
+    assert first != second != BatchPlan(lengths, batch_pieces=4000, seed=1).batches(1)
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in first)
+    assert padded < 1.15 * sum(lengths)
+    assert max(sum(lengths[i] for i in batch) for batch in first) < 1.5 * 4000
+
+
+@given(st.lists(st.integers(0, 3000), max_size=80), st.integers(1, 5000))
+def test_planned_batches_stay_within_their_pieces(lengths, batch_pieces):
+    window = 512
+    batches = plan_batches(lengths, window, batch_pieces)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        width = min(max(lengths[index] for index in batch) + 2, window)
+        n_windows = sum(-(-max(lengths[index], 1) // window) for index in batch)
+        assert len(batch) == 1 or n_windows * width <= batch_pieces
+
+
+TEXTS = ["قتل شخصان في بغداد.\nوقال المتحدث إن التحقيق بدأ.", "", "عاجل", "شهدت تونس مظاهرة كبيرة جدا. " * 12]
+
+
+@pytest.fixture
+def windows(tokenizer):
+    return WindowSettings.from_tokenizer(tokenizer, window=16, stride=9)
+
+
+def test_a_batch_points_from_pieces_to_windows_segments_and_words(tokenizer, windows):
+    articles = encode_articles(TEXTS, tokenizer, max_segment_words=20)
+    batch = collate(articles, windows)
+    assert batch.input_ids.shape == batch.attention_mask.shape
+    assert (batch.input_ids[:, 0] == tokenizer.cls_token_id).all()
+    assert ((batch.input_ids == tokenizer.pad_token_id) == (batch.attention_mask == 0)).all()
+    read = batch.input_ids.flatten()[batch.piece_states]
+    assert read.tolist() == [piece for article in articles for piece in article.input_ids.tolist()]
+    assert batch.segment_articles.tolist() == [row for row, article in enumerate(articles) for _ in article.segments]
+    first_pieces = batch.segment_words[batch.word_mask]
+    spelled = [tokenizer.convert_ids_to_tokens(int(read[piece])) for piece in first_pieces]
+    wanted = [
+        tokenizer.convert_ids_to_tokens(int(article.input_ids[piece]))
+        for article in articles
+        for piece in article.word_pieces
+    ]
+    assert spelled == wanted
+    assert not any(piece.startswith("##") for piece in spelled)
+    assert torch.equal(batch.piece_segments, batch.piece_segments.sort().values)
+
+
+def test_an_empty_batch_and_impossible_windows_are_refused(tokenizer, windows):
+    with pytest.raises(ValueError, match="at least one article"):
+        collate([], windows)
+    with pytest.raises(ValueError, match=r"must be in \[1, window - 2 = 14\]"):
+        WindowSettings.from_tokenizer(tokenizer, window=16, stride=15)
+    tokenizer_without = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]")
+    with pytest.raises(ValueError, match="no cls_token_id, sep_token_id"):
+        WindowSettings.from_tokenizer(tokenizer_without, window=16, stride=9)

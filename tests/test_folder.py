@@ -1,0 +1,146 @@
+"""Loading is strict: whatever is not a whole khabar model is refused with a clear error."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from khabar.models.errors import KhabarError, ModelFolderError
+from khabar.models.folder import load_encoder, load_model, save_model
+
+
+@pytest.fixture
+def folder(tiny_model_folder):
+    return tiny_model_folder
+
+
+def edit_weights(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(folder, change):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def test_a_saved_folder_is_whole_and_loads(folder, tiny_model):
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    model, tokenizer = load_model(folder)
+    assert not model.training
+    assert all(torch.equal(value, tiny_model.state_dict()[name]) for name, value in model.state_dict().items())
+    assert tokenizer.tokenize("قال سالم") == load_model(folder)[1].tokenize("قال سالم")
+
+
+def test_half_precision_is_loaded_as_float32(folder):
+    edit_weights(folder, lambda tensors: tensors.update({name: value.half() for name, value in tensors.items()}))
+    assert {parameter.dtype for parameter in load_model(folder)[0].parameters()} == {torch.float32}
+
+
+def test_saving_over_a_folder_keeps_what_is_not_the_models(folder, tiny_model, tokenizer):
+    (folder / "notes.txt").write_text("kept")
+    save_model(tiny_model, tokenizer, folder)
+    assert (folder / "notes.txt").read_text() == "kept"
+    assert not list(folder.glob(".saving-*"))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_a_missing_file_is_named(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(ModelFolderError, match=f"{missing} missing"):
+        load_model(folder)
+
+
+def test_a_pickle_is_not_opened(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ModelFolderError, match=r"pytorch_model.bin is a pickle, which khabar never opens"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("crf.start"), "crf.start is missing"),
+        (lambda t: t.update(extra=torch.zeros(1)), "extra is not part of this model"),
+        (lambda t: t.update({"crf.start": torch.zeros(3)}), r"crf.start has shape \[3\], must be \[7\]"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folder, change, message):
+    edit_weights(folder, change)
+    with pytest.raises(ModelFolderError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["entity_labels"].append("NEW"), "must be"),
+        (lambda c: c.update(topics=[], entity_labels=[], topic_thresholds={}), "not a khabar model"),
+        (lambda c: c["encoder"].update(model_type="no-such-encoder"), "no-such-encoder"),
+        (lambda c: c.update(topic_thresholds={"attack": 2.0, "statement": 0.5}), "topic_thresholds.attack is 2.0"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(folder, change, message):
+    edit_config(folder, change)
+    with pytest.raises(ModelFolderError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_truncated_file_is_refused(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(KhabarError, match=r"cannot be (loaded|read)"):
+        load_model(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, tokenizer):
+    def shrink(tensors):
+        name = next(name for name in tensors if "embedding" in name and tensors[name].shape[0] == len(tokenizer))
+        tensors[name] = tensors[name][:50].clone()
+
+    edit_weights(folder, shrink)
+    edit_config(folder, lambda config: config["encoder"].update(vocab_size=50))
+    with pytest.raises(ModelFolderError, match="embeds only 50"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/nowhere/model", "no such model folder"),
+        ("./nowhere", "no such model folder"),
+        ("somebody/some-model", "Give a local folder"),
+    ],
+)
+def test_what_is_not_there_is_named(name, message):
+    with pytest.raises(ModelFolderError, match=message):
+        load_model(name)
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(ModelFolderError, match="this is a file"):
+        load_model(folder / "config.json")
+
+
+def test_an_encoder_loads_from_a_masked_lm_checkpoint_but_not_with_holes(tmp_path, tokenizer, bert_config):
+    save_model(AutoModel.from_config(bert_config, add_pooling_layer=False), tokenizer, tmp_path / "encoder")
+    encoder, loaded_tokenizer = load_encoder(tmp_path / "encoder")
+    assert encoder.config.model_type == "bert"
+    assert len(loaded_tokenizer) == len(tokenizer)
+    shutil.copytree(tmp_path / "encoder", tmp_path / "holes")
+    edit_weights(tmp_path / "holes", lambda t: t.pop("encoder.layer.1.output.dense.weight"))
+    with pytest.raises(ModelFolderError, match=r"lacks weights of the encoder: encoder.layer.1.output.dense.weight"):
+        load_encoder(tmp_path / "holes")
