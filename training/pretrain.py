@@ -46,12 +46,12 @@ class PretrainResult:
 def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainResult:
     """Pretrain an encoder on plain text and save it to `settings.output`.
 
-    Several processes (torchrun, accelerate launch) share each step's rows. Progress goes to this module's logger.
+    Several processes (torchrun, accelerate launch) share each step's rows. Measurements go to the log.
 
     Args:
         settings: What to train on and how.
-        resume: Go on from the newest checkpoint under `settings.output`, if there is one. On a CPU the weights come
-            out as if the run had never stopped.
+        resume: Go on from the newest checkpoint under `settings.output`, if there is one. On a CPU the
+            weights come out as if the run had never stopped.
 
     Raises:
         KhabarError: If a text, the tokenizer, the device or the output cannot be used.
@@ -60,7 +60,9 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no"
+    )
     output = Path(settings.output)
     checkpoints = Checkpoints(output, asdict(replace(settings, output="", device="")))
     checkpoints.begin(resume=resume)  # refuses before hours of work, not after
@@ -82,6 +84,8 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         len(read), n_steps, settings.rows * settings.length, pretraining.n_parameters / 1e6,
         accelerator.num_processes, accelerator.device, precision,
     )  # fmt: skip
+    if accelerator.device.type == "cuda":
+        pretraining.objective.compile()
     set_seed(settings.seed, device_specific=True)
     progress = run_steps(
         pretraining.objective,
@@ -94,14 +98,16 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         resume=resume,
         flops_a_piece=pretraining.flops_a_piece,
         peak_flops=peak * accelerator.num_processes if peak else None,
-        report=_log if accelerator.is_main_process else lambda entry: None,
+        report=_log,
     )
     metrics = _metrics(settings, pretraining, progress, len(read), precision, accelerator)
     if accelerator.is_main_process:
         save_model(pretraining.encoder, tokenizer, output)
         text = json.dumps(metrics, ensure_ascii=False, indent=1)
         (output / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        save_loss_curve(progress.history, output / "loss.png", title=f"{settings.chosen_objective} pretraining")
+        save_loss_curve(
+            progress.history, output / "loss.png", title=f"{settings.chosen_objective} pretraining"
+        )
         checkpoints.clear()
     accelerator.wait_for_everyone()
     return PretrainResult(folder=output, metrics=metrics)
@@ -128,7 +134,12 @@ def _vectors(
     if not path.is_file():
         logger.info("training static vectors, %d passes", settings.vector_passes)
         vectors = static_vectors(
-            stream, vocab_size, settings.embedding_size, epochs=settings.vector_passes, seed=settings.seed
+            stream,
+            vocab_size,
+            settings.embedding_size,
+            epochs=settings.vector_passes,
+            seed=settings.seed,
+            workers=torch.get_num_threads(),
         )
         np.save(path, vectors)
     loaded: NDArray[np.float32] = np.load(path)
@@ -139,10 +150,16 @@ class _Measure:
     """The loss on held-out rows, the same rows each time."""
 
     def __init__(
-        self, pretraining: Pretraining, stream: NDArray[np.integer], settings: PretrainSettings, accelerator: Accelerator
+        self,
+        pretraining: Pretraining,
+        stream: NDArray[np.integer],
+        settings: PretrainSettings,
+        accelerator: Accelerator,
     ) -> None:
         length = settings.length
-        rows = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)][:_MEASURED_ROWS]
+        rows = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)][
+            :_MEASURED_ROWS
+        ]
         self.rows = torch.from_numpy(np.stack(rows).astype(np.int64)) if rows else None
         self.pretraining, self.accelerator = pretraining, accelerator
 
@@ -152,9 +169,13 @@ class _Measure:
             return None
         objective = self.pretraining.objective
         objective.eval()
-        with torch.no_grad(), self.accelerator.autocast():
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        # Masks are drawn here too: the same ones each time, without touching the run's own draws.
+        with torch.no_grad(), torch.random.fork_rng(devices), self.accelerator.autocast():
+            torch.manual_seed(0)
             losses = [
-                float(self.pretraining.measured_loss(rows.to(self.accelerator.device))) for rows in self.rows.split(16)
+                float(self.pretraining.measured_loss(rows.to(self.accelerator.device)))
+                for rows in self.rows.split(16)
             ]
         objective.train()
         return sum(losses) / len(losses)

@@ -1,6 +1,6 @@
-"""The cloze objective: predicts every piece of a row from the left reader's state before it and the right one's after.
+"""The cloze objective: guesses each piece from what one reader knows before it and the other after it.
 
-Trains a recurrent encoder's piece vectors and readers, on every position of every row; knows nothing of files or loops.
+Trains a recurrent encoder's piece vectors and readers on every position; knows nothing of files or loops.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from khabar.models.recurrent import RecurrentEncoder
 
 
 class SampledSoftmax(torch.autograd.Function):
-    """Cross-entropy against a shared sample of the vocabulary, keeping one half-precision matrix for the way back.
+    """Cross-entropy against a shared sample of the vocabulary, keeping one matrix for the way back.
 
-    Source: importance-sampled softmax, Bengio and Senecal 2008; Jean et al. 2015, section 3.1. A sampled piece stands
-    for 1 / (probability of being in the sample) pieces, so the partition function's estimate is unbiased.
+    Source: importance-sampled softmax, Bengio and Senecal 2008; Jean et al. 2015, section 3.1. A sampled
+    piece stands for 1 / (probability of being in the sample) pieces, so that the partition function's
+    estimate is unbiased.
     """
 
     @staticmethod
@@ -69,12 +70,20 @@ class ClozeObjective(nn.Module):
     Args:
         encoder: The encoder to pretrain. Its top layer takes no part.
         counts: (vocab_size,) how often each piece occurs, for sampling.
-        n_samples: Draws of the sample each step shares; frequent pieces are drawn more than once and count once.
+        n_samples: Draws of the sample a step shares; pieces that are drawn more than once count once.
         exponent: Pieces are drawn by their counts raised to this. Source: Mikolov et al. 2013, section 2.2.
     """
 
+    sampling: Tensor
+    log_chosen: Tensor
+
     def __init__(
-        self, encoder: RecurrentEncoder, counts: NDArray[Any], *, n_samples: int = 4096, exponent: float = 0.75
+        self,
+        encoder: RecurrentEncoder,
+        counts: NDArray[Any],
+        *,
+        n_samples: int = 4096,
+        exponent: float = 0.75,
     ) -> None:
         super().__init__()
         config = encoder.config
@@ -93,7 +102,7 @@ class ClozeObjective(nn.Module):
         encoder.top.requires_grad_(False)
 
     def predict(self, input_ids: Tensor) -> Tensor:
-        """Guess each inner piece from its two contexts: (rows, length) to (rows, length - 2, embedding_size)."""
+        """Guess inner pieces from their contexts: (rows, length) to (rows, length - 2, embedding_size)."""
         embedded = self.encoder.embed(input_ids)
         left = self.encoder.context.forward_lstm(embedded)[0]
         right = self.encoder.context.backward_lstm(embedded.flip(1))[0].flip(1)
@@ -109,7 +118,11 @@ class ClozeObjective(nn.Module):
         sample = torch.multinomial(self.sampling, self.n_samples, replacement=True).unique()
         columns = torch.full((len(table),), -1, device=table.device)
         columns[sample] = torch.arange(len(sample), device=table.device)
-        low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+        low = (
+            torch.get_autocast_dtype(hidden.device.type)
+            if torch.is_autocast_enabled(hidden.device.type)
+            else None
+        )
         dtype = low or hidden.dtype
         target_scores = (hidden.float() * table[targets]).sum(-1) + self.bias[targets]
         loss: Tensor = SampledSoftmax.apply(

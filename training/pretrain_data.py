@@ -1,4 +1,4 @@
-"""Plain text files -> one long stream of piece ids on disk -> batches of equal rows, the same ones for the same step.
+"""Plain text files -> one stream of piece ids on disk -> batches of equal rows, the same for the same step.
 
 Knows text files and a tokenizer; knows nothing of models or objectives.
 """
@@ -70,7 +70,7 @@ def encode_corpus(
 ) -> NDArray[np.integer]:
     """Encode articles, each between the tokenizer's two special pieces, into one stream kept on disk.
 
-    The stream of an earlier call is taken as it is if the files' names and sizes and the tokenizer are the same.
+    An earlier call's stream is taken as it is if the files' names and sizes and the tokenizer are the same.
 
     Args:
         paths: Text files.
@@ -95,7 +95,9 @@ def encode_corpus(
         for article in read_articles(paths):
             together.append(article)
             if len(together) == _ENCODED_TOGETHER:
-                arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
+                arrays.extend(
+                    np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together)
+                )
                 together = []
         arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
         if not arrays:
@@ -105,14 +107,16 @@ def encode_corpus(
             np.save(file, np.concatenate(arrays))
         partial.rename(target)
         note = {"sources": sources, "articles": len(arrays), "pieces": int(sum(map(len, arrays)))}
-        target.with_suffix(".json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
+        target.with_suffix(".json").write_text(
+            json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8"
+        )
     stream: NDArray[np.integer] = np.load(target, mmap_mode="r")
     return stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class PieceBatches:
-    """Cuts a stream into rows and gives each step its batch, by arithmetic alone: a resumed run reads the same.
+    """Cuts a stream into rows and gives each step its batch by arithmetic: a resumed run reads the same.
 
     Every pass starts the rows at another place of the stream, and takes them in another order.
 
@@ -135,9 +139,8 @@ class PieceBatches:
             KhabarError: If the stream is too short for one batch.
         """
         if self.steps_a_pass < 1:
-            raise KhabarError(
-                f"{len(self.stream)} pieces of text are too few for a batch of {self.rows} rows of {self.length} pieces"
-            )
+            batch = f"a batch of {self.rows} rows of {self.length} pieces"
+            raise KhabarError(f"{len(self.stream)} pieces of text are too few for {batch}")
 
     @property
     def steps_a_pass(self) -> int:

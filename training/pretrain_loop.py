@@ -1,6 +1,6 @@
 """Runs pretraining steps: rates, gradients, measurements, throughput, checkpoints that resume exactly.
 
-Takes an objective (rows of piece ids to a loss) and batches by step number; knows nothing of text or architectures.
+Takes an objective (rows of piece ids to a loss) and batches by step number; knows nothing of text.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ def rate_share(step: int, n_steps: int, warmup: float, decay: float) -> float:
 def make_optimizer(model: nn.Module, settings: PretrainSettings) -> torch.optim.AdamW:
     """AdamW without decay of vectors.
 
-    Source: Loshchilov and Hutter 2019; beta2 of 0.98 for language models, Liu et al. 2019 (RoBERTa), section 3.1.
+    Source: Loshchilov and Hutter 2019; beta2 of 0.98, Liu et al. 2019 (RoBERTa), section 3.1.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
 
@@ -67,8 +69,8 @@ def run_steps(
         resume: Go on from the newest checkpoint.
         flops_a_piece: Floating-point operations that training on one piece takes.
         peak_flops: Operations a second that all processes' devices can do; None if unknown.
-        report: Called with each measurement: step, loss, held_out, rate, pieces_a_second, and utilisation if
-            the peak is known.
+        report: Called in the main process with each measurement: step, loss, held_out, rate,
+            pieces_a_second, and utilisation if the peak is known.
 
     Returns:
         The run's progress, with the measurements as its history.
@@ -85,9 +87,9 @@ def run_steps(
         rate = settings.learning_rate * rate_share(step, n_steps, settings.warmup, settings.decay)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        rows = batches.batch(step, accelerator.process_index, accelerator.num_processes).to(accelerator.device)
+        rows = batches.batch(step, accelerator.process_index, accelerator.num_processes)
         with accelerator.autocast():
-            loss = model(rows)
+            loss = model(rows.to(accelerator.device))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
@@ -95,16 +97,23 @@ def run_steps(
         losses.append(loss.detach())
         progress.step = step + 1
         if progress.step % settings.measure_steps == 0 or progress.step == n_steps:
-            mean = float(accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))  # waits for the device
+            # This waits for the device, so the clock is read after it.
+            mean = float(accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
             seconds = time.perf_counter() - clock
             speed = len(losses) * batches.rows * batches.length / seconds
-            entry = {"step": progress.step, "loss": mean, "rate": rate, "pieces_a_second": speed}
+            entry: dict[str, Any] = {
+                "step": progress.step,
+                "loss": mean,
+                "rate": rate,
+                "pieces_a_second": speed,
+            }
             if peak_flops:
                 entry["utilisation"] = speed * flops_a_piece / peak_flops
             entry["held_out"] = measure()
             progress.seconds += seconds
             progress.history.append(entry)
-            report(entry)
+            if accelerator.is_main_process:
+                report(entry)
             losses, clock = [], time.perf_counter()
         if progress.step % settings.checkpoint_steps == 0 and progress.step < n_steps:
             paused = time.perf_counter()

@@ -15,8 +15,8 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# Dense bf16 operations a second without sparsity. Source: NVIDIA's data sheets of these GPUs (SXM where there is one).
-_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "T4": 65e12}
+# Dense bf16 operations a second. Source: NVIDIA's data sheets of these GPUs, the SXM form where there is one.
+_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
 
 
 def measured_peak_flops(device: torch.device, precision: str) -> float | None:

@@ -26,9 +26,8 @@ def static_vectors(
 ) -> NDArray[np.float32]:
     """Train skip-gram vectors with negative sampling on a stream of pieces.
 
-    Source: Mikolov et al. 2013, "Distributed Representations of Words and Phrases and their Compositionality";
-    window, negatives and subsampling as in its section 3, the vectors' scale as in section 6.1 of Pennington's GloVe
-    training code: brought to one standard deviation over all, which new vectors get too.
+    Source: Mikolov et al. 2013, "Distributed Representations of Words and Phrases and their
+    Compositionality", sections 2.2 (negative sampling) and 2.3 (subsampling of frequent pieces).
 
     Args:
         stream: (n_pieces,) piece ids.

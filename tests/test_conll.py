@@ -1,0 +1,80 @@
+"""Column files of tagged tokens: sentences, nested columns, and how every wrong line is named."""
+
+from pathlib import Path
+
+import pytest
+
+from khabar.models.article import Article
+from khabar.models.errors import CorpusError
+from khabar.training.conll import bio_spans, read_conll
+
+DATA = Path(__file__).parent / "data"
+
+
+def surfaces(article: Article) -> list[tuple[str, str]]:
+    return [(article.text[entity.start : entity.end], entity.label) for entity in article.entities or ()]
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("", []),
+        ("O O", []),
+        ("B-A I-A O B-A", [(0, 2, "A"), (3, 4, "A")]),
+        ("B-A B-A I-A", [(0, 1, "A"), (1, 3, "A")]),
+        ("B-A I-B", [(0, 1, "A"), (1, 2, "B")]),
+        ("I-A I-A O", [(0, 2, "A")]),
+        ("O I-A", [(1, 2, "A")]),
+    ],
+)
+def test_bio_spans(tags, expected):
+    assert bio_spans(tags.split()) == expected
+
+
+def test_conll_sentences_become_articles():
+    first, second = read_conll(DATA / "tokens.bio")
+    assert first.text == "زار سليم العبيدي مدينة بعقوبة أمس ."
+    assert surfaces(first) == [("سليم العبيدي", "PERS"), ("بعقوبة", "LOC")]
+    assert (first.id, second.id) == ("tokens.bio:1", "tokens.bio:9")
+    assert first.topics is None
+    assert first.segments is None
+
+
+def test_nested_columns_give_the_outermost_entity():
+    first, second = read_conll(DATA / "nested.txt")
+    assert surfaces(first) == [("مدير بلدية الرمادي", "OCC"), ("سوق الفلوجة", "FAC")]
+    assert surfaces(second) == [("نقيب المهندسين", "OCC")]
+
+
+def test_an_ignored_label_yields_to_the_name_inside_it():
+    first, second = read_conll(DATA / "nested.txt", ignore=["OCC"])
+    assert surfaces(first) == [("مدير", "OCC"), ("بلدية الرمادي", "ORG"), ("سوق الفلوجة", "FAC")]
+    assert surfaces(second) == [("نقيب", "OCC"), ("المهندسين", "ORG")]
+
+
+def test_the_last_column_is_the_tag_when_others_are_not_tags(tmp_path):
+    path = tmp_path / "four.conll"
+    path.write_text("-DOCSTART- -X- -X- O\n\nبغداد NNP I-NP B-LOC\nآمنة JJ I-NP O\n", encoding="utf-8")
+    (article,) = read_conll(path)
+    assert surfaces(article) == [("بغداد", "LOC")]
+
+
+def test_tokens_with_spaces_are_kept_where_tabs_separate(tmp_path):
+    path = tmp_path / "tabs.bio"
+    path.write_bytes("\ufeffأبو ظبي\tB-LOC\r\nغدا\tO\r\n".encode())
+    (article,) = read_conll(path)
+    assert article.text == "أبو ظبي غدا"
+    assert surfaces(article) == [("أبو ظبي", "LOC")]
+
+
+def test_all_wrong_lines_of_a_column_file_are_listed(tmp_path):
+    path = tmp_path / "wrong.bio"
+    path.write_bytes("بغداد B_LOC\nاليوم\n".encode() + b"\xd8 O\n" + "حلب I-\nنينوى O\n".encode())
+    with pytest.raises(CorpusError) as caught:
+        read_conll(path)
+    assert [str(problem) for problem in caught.value.problems] == [
+        f'{path}:1: the tag of "بغداد" is "B_LOC"; allowed: O, B-LABEL, I-LABEL',
+        f'{path}:2: "اليوم" has no tag; allowed: a token and its tag, separated by a tab or spaces',
+        f"{path}:3: not UTF-8: byte 0xd8 at byte 1 of the line",
+        f'{path}:4: the tag of "حلب" is "I-"; allowed: O, B-LABEL, I-LABEL',
+    ]
