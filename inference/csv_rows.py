@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,7 +23,7 @@ TEXT_COLUMN = "text"
 # The largest field that the csv module can be told of on every platform; its own default is 128 KiB.
 _LONGEST_FIELD = 2**31 - 1
 # Bytes that are no UTF-8 come out of the decoder as these, so that only the rows that hold them are lost.
-_FIRST_ESCAPE, _LAST_ESCAPE = "\udc80", "\udcff"
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def csv_header(name: str, stream: BinaryIO) -> list[str]:
@@ -96,10 +97,9 @@ def _row(header: list[str], fields: list[str]) -> dict[str, str] | ValueError:
         )
     row = dict(zip(header, fields, strict=True))
     for column in (TEXT_COLUMN, "id"):
-        for place, character in enumerate(row.get(column, "")):
-            if _FIRST_ESCAPE <= character <= _LAST_ESCAPE:
-                byte = ord(character) - 0xDC00
-                return ValueError(f"not UTF-8: byte 0x{byte:02x} in column {column} at character {place + 1}")
+        if found := _ESCAPED_BYTE.search(row.get(column, "")):
+            byte = ord(found[0]) - 0xDC00
+            return ValueError(f"not UTF-8: byte 0x{byte:02x} in column {column} at character {found.start() + 1}")
     return row
 
 

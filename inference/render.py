@@ -28,7 +28,7 @@ def render(article: TaggedArticle, *, evidence_characters: int = EVIDENCE_CHARAC
     if article.characters_read < article.characters:
         lines[1:1] = [f"only {article.characters_read:,} of {article.characters:,} characters were read"]
     lines += [*_topics(article, evidence_characters), "", *_entities(article)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def plain(text: str) -> str:

@@ -144,9 +144,7 @@ def score_sources(
             progress()
 
         def report(row: BadRow) -> None:
-            bad.write(
-                json.dumps(row.to_json(), ensure_ascii=False) if isinstance(bad, FileSink) else str(row)
-            )
+            bad.write(json.dumps(row.to_json(), ensure_ascii=False) if isinstance(bad, FileSink) else str(row))
 
         return score(tagger, read_rows(sources, stdin=stdin), write=write, report=report, strict=strict)
 
@@ -163,6 +161,4 @@ def _check_apart(output: str | Path, sources: Sequence[Source]) -> None:
         return
     for source in sources:
         if not source.is_standard_input and Path(source.name).exists() and target.samefile(source.name):
-            raise KhabarError(
-                f"{output} is an input too, which its results would replace; give another output"
-            )
+            raise KhabarError(f"{output} is an input too, which its results would replace; give another output")

@@ -32,7 +32,7 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _stop)
+        before = signal.signal(signal.SIGTERM, _stop)
         try:
             command(*args, **kwargs)
         except CorpusError as error:
@@ -56,6 +56,8 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             place = f"{error.filename}: " if error.filename else ""
             say(f"error: {place}{error.strerror or error}")
             raise typer.Exit(NOT_DONE) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     return run
 
@@ -70,10 +72,11 @@ def quiet_libraries() -> None:
     """Set up logging, and keep other packages' notes and bars off standard error."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("khabar").setLevel(logging.INFO)
-    for library in ("transformers", "huggingface_hub", "accelerate", "gensim"):
+    for library in ("accelerate", "gensim"):
         logging.getLogger(library).setLevel(logging.ERROR)
     # Read when those packages are first imported, which no command has done yet.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not sys.warnoptions:

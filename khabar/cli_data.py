@@ -40,13 +40,9 @@ def _summary(file: str, articles: list[Article]) -> str:
     lines = [f"{file}: {len(articles):,} articles, {sum(len(a.text) for a in articles):,} characters"]
     segments = [segment for article in articles for segment in article.segments or ()]
     annotated = [article for article in articles if article.topics is not None]
-    lines += _counts(
-        f"topics of {len(annotated):,} articles", (topic for a in annotated for topic in a.topics or ())
-    )
+    lines += _counts(f"topics of {len(annotated):,} articles", (topic for a in annotated for topic in a.topics or ()))
     labelled = [segment for segment in segments if segment.topics is not None]
-    lines += _counts(
-        f"topics of {len(labelled):,} segments", (topic for s in labelled for topic in s.topics or ())
-    )
+    lines += _counts(f"topics of {len(labelled):,} segments", (topic for s in labelled for topic in s.topics or ()))
     named = [article for article in articles if article.entities is not None]
     lines += _counts(
         f"entities of {len(named):,} articles", (entity.label for a in named for entity in a.entities or ())

@@ -52,9 +52,7 @@ def score(
         ),
     ] = "auto",
     device: Device = "auto",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
 ) -> None:
     """Find topics and entities in articles; one result a line.
 
@@ -111,9 +109,7 @@ def _summary_line(summary: ScoreSummary, errors: Path | None) -> str:
     parts = [f"scored {summary.n_articles:,} {_plural('article', summary.n_articles)}"]
     if summary.n_bad_rows:
         where = "" if errors is None else f" (see {errors})"
-        parts.append(
-            f"{summary.n_bad_rows:,} {_plural('row', summary.n_bad_rows)} could not be scored{where}"
-        )
+        parts.append(f"{summary.n_bad_rows:,} {_plural('row', summary.n_bad_rows)} could not be scored{where}")
     parts.append(f"{summary.articles_per_second:,.1f} articles/s")
     return "; ".join(parts)
 

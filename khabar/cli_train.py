@@ -15,9 +15,7 @@ import typer
 from khabar.cli_common import Device, one_line_errors, say
 from khabar.models.errors import KhabarError
 
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
 
 
 @one_line_errors
@@ -41,13 +39,9 @@ def train(
         bool | None,
         typer.Option("--from-scratch", help="Take the encoder's shape and vocabulary, not its weights."),
     ] = None,
-    dev: Annotated[
-        str | None, typer.Option(help="Labelled articles to measure on; the best epoch is kept.")
-    ] = None,
+    dev: Annotated[str | None, typer.Option(help="Labelled articles to measure on; the best epoch is kept.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the corpora.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better dev score.")
-    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better dev score.")] = None,
     batch_pieces: Annotated[int | None, typer.Option(help="Pieces in a batch, padding included.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the encoder's top layer.")] = None,
     head_learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the heads.")] = None,
@@ -100,9 +94,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder or hub id; `embedded` comes with khabar.")],
     corpus: Annotated[
         str,
-        typer.Argument(
-            help="Labelled articles (.jsonl), tagged tokens (.bio, .conll) or a .yaml of sources."
-        ),
+        typer.Argument(help="Labelled articles (.jsonl), tagged tokens (.bio, .conll) or a .yaml of sources."),
     ],
     *,
     report: Annotated[str | None, typer.Option(help="File for all measures, as JSON.")] = None,
@@ -155,12 +147,8 @@ def pretrain(
     vocab_size: Annotated[int | None, typer.Option(help="Pieces of the vocabulary to train.")] = None,
     embedding_size: Annotated[int | None, typer.Option(help="Width of the piece vectors.")] = None,
     hidden_size: Annotated[int | None, typer.Option(help="Width of a piece's state.")] = None,
-    context_size: Annotated[
-        int | None, typer.Option(help="recurrent: width of each direction's LSTM.")
-    ] = None,
-    context_layers: Annotated[
-        int | None, typer.Option(help="recurrent: LSTM layers of each direction.")
-    ] = None,
+    context_size: Annotated[int | None, typer.Option(help="recurrent: width of each direction's LSTM.")] = None,
+    context_layers: Annotated[int | None, typer.Option(help="recurrent: LSTM layers of each direction.")] = None,
     layers: Annotated[int | None, typer.Option(help="transformer: layers.")] = None,
     heads: Annotated[int | None, typer.Option(help="transformer: attention heads.")] = None,
     intermediate_size: Annotated[
@@ -170,17 +158,17 @@ def pretrain(
         int | None,
         typer.Option(help="recurrent: passes of static vector training to start from; 0 for none."),
     ] = None,
+    samples: Annotated[int | None, typer.Option(help="recurrent: draws that a step's softmax runs over.")] = None,
     passes: Annotated[float | None, typer.Option(help="Passes over the text.")] = None,
     rows: Annotated[int | None, typer.Option(help="Rows a step, all processes together.")] = None,
     length: Annotated[int | None, typer.Option(help="Pieces a row.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.")] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rate rises.")] = None,
-    decay: Annotated[
-        float | None, typer.Option(help="Share of the steps, the last, in which it falls.")
-    ] = None,
-    measure_steps: Annotated[
-        int | None, typer.Option(help="Steps between measurements on held-out text.")
-    ] = None,
+    decay: Annotated[float | None, typer.Option(help="Share of the steps, the last, in which it falls.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's decay of matrices.")] = None,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Gradients are scaled down to this norm.")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of the text, its end, that only measures.")] = None,
+    measure_steps: Annotated[int | None, typer.Option(help="Steps between measurements on held-out text.")] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and sampling.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,

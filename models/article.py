@@ -4,10 +4,13 @@ Turns a JSON object into an Article or into the list of all that is wrong with i
 strings, and nothing of files (see article_reader), tokens or models.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from khabar.models.messages import nearest, show
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 ARTICLE_KEYS = ("id", "text", "date", "source", "lang", "segments", "topics", "entities")
 SEGMENT_KEYS = ("start", "end", "topics")
@@ -142,10 +145,10 @@ def _string(row: dict[str, object], key: str, problems: list[str]) -> str | None
 
 def _printable(value: str, place: str, problems: list[str]) -> bool:
     """Refuse half surrogate pairs: JSON can spell them, but no UTF-8 file and no tokenizer can hold them."""
-    wrong = next((i for i, character in enumerate(value) if "\ud800" <= character <= "\udfff"), None)
+    wrong = _HALF_PAIR.search(value)
     if wrong is not None:
         problems.append(
-            f"{place} has half a surrogate pair (\\u{ord(value[wrong]):04x}) at character {wrong}; "
+            f"{place} has half a surrogate pair (\\u{ord(wrong[0]):04x}) at character {wrong.start()}; "
             "allowed: whole Unicode characters"
         )
     return wrong is None

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import torch
+from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from khabar.models.config import KhabarConfig
@@ -24,6 +27,7 @@ from khabar.models.model import KhabarModel
 from khabar.models.text import load_tokenizer
 
 WEIGHTS = "model.safetensors"
+HUB_TIMEOUT = 10  # seconds
 MODEL_FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 
 T = TypeVar("T")
@@ -89,12 +93,15 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Load a pretrained encoder to train a khabar model on: any encoder transformers knows, or khabar's own.
 
     Args:
-        name: A folder, or a hub id such as aubmindlab/bert-base-arabertv02.
+        name: A folder, or a hub id such as aubmindlab/bert-base-arabertv02. Of a khabar model, its encoder.
 
     Raises:
         ModelFolderError: If it is not there, has no safetensors, or weights of the encoder are missing.
     """
     _check_folder(name, ("config.json", WEIGHTS))
+    if _quietly(name, lambda: AutoConfig.from_pretrained(name)).model_type == KhabarConfig.model_type:
+        model, tokenizer = load_model(name)
+        return model.encoder, tokenizer
     encoder, info = _quietly(
         name,
         lambda: AutoModel.from_pretrained(
@@ -121,7 +128,8 @@ def _check_folder(name: str | Path, needed: tuple[str, ...]) -> None:
     if not folder.exists():
         if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
             raise ModelFolderError(f"{name}: no such model folder")
-        return  # a hub id
+        _check_hub(str(name))
+        return
     if not folder.is_dir():
         raise ModelFolderError(f"{name}: a model is a folder with {', '.join(needed)}; this is a file")
     missing = [file for file in needed if not (folder / file).is_file()]
@@ -131,6 +139,19 @@ def _check_folder(name: str | Path, needed: tuple[str, ...]) -> None:
         pickles = [path.name for path in folder.glob("*.bin")]
         hint = f" ({', '.join(pickles)} is a pickle, which khabar never opens)" if pickles else ""
         raise ModelFolderError(f"{name}: {', '.join(missing)} missing{hint}")
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub once whether it has a model: without a network, loading would try for minutes."""
+    if try_to_load_from_cache(name, "config.json") is not None:
+        return
+    try:
+        model_info(name, timeout=HUB_TIMEOUT)
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        raise ModelFolderError(
+            f"{name}: no such folder here, and no model hub gave it. Give a local folder with config.json and "
+            f"{WEIGHTS}, or check the id and the network"
+        ) from error
 
 
 def _check_vocabulary(name: str | Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -146,14 +167,7 @@ def _quietly(name: str | Path, load: Callable[[], T]) -> T:
             return load()
     except KhabarError:
         raise
-    except OSError as error:
-        if Path(name).exists():
-            raise ModelFolderError(f"{name}: cannot be loaded: {_first_line(error)}") from error
-        raise ModelFolderError(
-            f"{name}: no such folder here, and no model hub gave it. Give a local folder with config.json and "
-            f"{WEIGHTS}, or check the id and the network"
-        ) from error
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{name}: cannot be loaded: {_first_line(error)}") from error
 
 

@@ -1,0 +1,307 @@
+"""The command as users meet it: what it prints, where, and how it ends."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import khabar
+from khabar.cli import app
+
+LINES = Path(__file__).parent / "data" / "lines.txt"
+ARTICLES = Path(__file__).parent / "data" / "articles.jsonl"
+
+# A tagger of its own module, so that a process of its own starts without torch. It says that it has begun.
+FAKE = """
+import sys, types
+from khabar.inference.results import TaggedArticle
+
+class Tagger:
+    def tag_many(self, articles):
+        for article in articles:
+            yield TaggedArticle(id=article.id, text=article.text, topics=(), topic_scores={}, segments=(),
+                                entities=(), characters_read=len(article.text), model="fake 1.0")
+
+fake = types.ModuleType("khabar.inference.tagger")
+fake.load = lambda model, device: Tagger()
+sys.modules["khabar.inference.tagger"] = fake
+
+from khabar.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def encoder_config(bert_config):
+    """One kind of encoder is enough here."""
+    return bert_config
+
+
+def run(*arguments: object, stdin: str | bytes | None = None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def start(*arguments: object, **options) -> subprocess.Popen:
+    call = [sys.executable, "-c", FAKE, *map(str, arguments)]
+    return subprocess.Popen(call, stderr=subprocess.PIPE, **options)
+
+
+def test_version():
+    assert run("--version").stdout == f"khabar {khabar.__version__}\n"
+
+
+def test_help_names_every_command():
+    done = subprocess.run([sys.executable, "-m", "khabar", "--help"], capture_output=True, text=True, check=True)
+    assert all(f"\n  {command} " in done.stdout for command in ("score", "train", "evaluate", "pretrain", "data"))
+
+
+def test_public_names_are_found_when_asked_for():
+    from khabar.inference.tagger import Tagger, load
+
+    assert (khabar.Tagger, khabar.load) == (Tagger, load)
+    assert set(khabar.__all__) <= set(dir(khabar))
+    for name in khabar.__all__:
+        assert getattr(khabar, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        khabar.nothing  # noqa: B018
+
+
+def test_unknown_words_are_usage_errors():
+    assert run("bogus").exit_code == 2
+    done = run("score", "--formt", "json")
+    assert done.exit_code == 2
+    assert "--formt" in done.stderr
+
+
+# --- score
+
+
+def test_score_gives_the_documented_output(tiny_model_folder, tmp_path):
+    path = tmp_path / "my article.txt"
+    path.write_text("وصل الوزير إلى بغداد.\nوأعلن الجيش العراقي بدء العملية.", encoding="utf-8")
+    done = run("score", path, "--model", tiny_model_folder, "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert list(result) == [
+        "id",
+        "topics",
+        "topic_scores",
+        "segments",
+        "entities",
+        "characters",
+        "characters_read",
+        "model",
+    ]
+    assert result["id"] == "my article"
+    assert result["model"] == "tiny 1.0"
+    assert [(segment["start"], segment["end"]) for segment in result["segments"]] == [(0, 21), (22, 54)]
+    assert done.stderr.startswith("scored 1 article; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_score_reads_several_inputs_and_standard_input(tiny_model_folder, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "t.txt").write_text("بغداد", encoding="utf-8")
+    (tmp_path / "c.csv").write_text("id,text\nc,بغداد\n", encoding="utf-8")
+    inputs = [tmp_path / "c.csv", tmp_path / "texts", "-"]
+    done = run("score", *inputs, "-m", tiny_model_folder, stdin='{"text": "بغداد"}\n{"id": "z", "text": ""}\n')
+    assert done.exit_code == 0, done.stderr
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["c", "t", "3", "z"]
+
+
+def test_score_takes_a_pipe_without_being_told(tiny_model_folder):
+    done = run("score", "-m", tiny_model_folder, "--format", "text", stdin="وصل الوزير إلى بغداد.")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("1  (21 characters; tiny 1.0)\n")
+    assert "\nEntities" in done.stdout
+
+
+def test_score_puts_bad_rows_aside(tiny_model_folder, tmp_path):
+    path, out = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    path.write_text('{"id": "a", "text": "بغداد"}\n{}\n{"id": "b", "text": "كركوك"}\n', encoding="utf-8")
+    done = run("score", path, "-m", tiny_model_folder, "-o", out)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    errors = tmp_path / "out.jsonl.errors.jsonl"
+    assert f"scored 2 articles; 1 row could not be scored (see {errors}); " in done.stderr
+    assert [json.loads(line)["id"] for line in out.read_text(encoding="utf-8").splitlines()] == ["a", "b"]
+    assert json.loads(errors.read_text(encoding="utf-8"))["line"] == 2
+
+    done = run("score", path, "-m", tiny_model_folder)
+    assert done.exit_code == 1
+    assert f"{path}:2: text is missing" in done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+    out.unlink()
+    done = run("score", path, "-m", tiny_model_folder, "-o", out, "--strict")
+    assert done.exit_code == 2
+    assert f"error: {path}:2: text is missing" in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.jsonl"], "error: nowhere.jsonl: no such file or folder"),
+        ([ARTICLES, "-m", "./nowhere"], "error: ./nowhere: no such model folder"),
+        ([ARTICLES, "-o", "no/such/out.jsonl"], "error: no/such/out.jsonl: no folder"),
+        ([ARTICLES, "--device", "tpu"], "error: device is 'tpu', must be auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_score_says_in_one_line_what_is_wrong(arguments, words):
+    done = run("score", *arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+    many = tmp_path / "many.jsonl"
+    many.write_text('{"text": "بغداد"}\n' * 20_000, encoding="utf-8")
+    process = start("score", many, stdout=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b'{"id": "1"')
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_nothing_half_written(tmp_path, sent, code):
+    process = start("score", "-", "-o", tmp_path / "out.jsonl", stdin=subprocess.PIPE)
+    process.stdin.write(b'{"text": "a"}\n' * 10_000)
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert list(tmp_path.iterdir()) == []
+    assert errors.decode() == ("interrupted\n" if sent == signal.SIGINT else "")
+
+
+def test_output_is_utf8_whatever_the_terminal_says(tmp_path):
+    path = tmp_path / "خبر.jsonl"
+    path.write_text('{"id": "خبر", "text": "بغداد"}\n{}\n', encoding="utf-8")
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    process = start("score", path, stdout=subprocess.PIPE, env=plain)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert json.loads(out.decode("utf-8"))["id"] == "خبر"
+
+
+# --- train, evaluate
+
+
+def test_train_and_evaluate(tmp_path, bert_config, tokenizer):
+    pytest.importorskip("sklearn", reason="needs khabar[train]")
+    from transformers import AutoModel
+
+    from khabar.models.folder import save_model
+
+    encoder, output, report = tmp_path / "encoder", tmp_path / "model", tmp_path / "report.json"
+    save_model(AutoModel.from_config(bert_config), tokenizer, encoder)
+    config = tmp_path / "train.yaml"
+    config.write_text("epochs: 9\nname: from-file\nversion: '2'\n", encoding="utf-8")
+    done = run(
+        *("train", ARTICLES, "--output", output, "--encoder", encoder, "--config", config, "--dev", ARTICLES),
+        *("--epochs", 1, "--device", "cpu", "--seed", 0, "--average-decay", 0),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert f"model saved in {output}" in done.stderr
+    settings = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["epochs"], settings["name"], settings["seed"]) == (1, "from-file", 0)
+
+    done = run("evaluate", output, ARTICLES, "--report", report, "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "entities, exact span and label" in done.stdout
+    measures = json.loads(report.read_text(encoding="utf-8"))
+    assert measures["model"] == "from-file 2"
+    assert "entities" in measures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], "error: CORPUS is missing"),
+        (["train", ARTICLES], "error: --output is missing"),
+        (["train", ARTICLES, "--output", "x", "--epochs", 0], "error: epochs is 0, must be at least 1"),
+        (["train", "nowhere.jsonl", "--output", "{tmp}/x"], "error: nowhere.jsonl"),
+        (["evaluate", "./nowhere", ARTICLES], "error: ./nowhere: no such model folder"),
+        (["evaluate", "embedded", "nowhere.jsonl"], "error: nowhere.jsonl"),
+        (["pretrain", LINES], "error: --output is missing"),
+        (["pretrain", LINES, "-o", "x", "--architecture", "both"], "error: architecture is 'both'"),
+    ],
+)
+def test_training_says_in_one_line_what_is_wrong(tmp_path, arguments, words):
+    pytest.importorskip("sklearn", reason="needs khabar[train]")
+    done = run(*(str(argument).replace("{tmp}", str(tmp_path)) for argument in arguments))
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_flags_are_settings():
+    pytest.importorskip("sklearn", reason="needs khabar[train]")
+    from khabar.cli_train import pretrain, train
+    from khabar.training.pretrain_settings import PretrainSettings
+    from khabar.training.settings import TrainSettings
+
+    def flags(command):
+        return set(inspect.signature(command).parameters) - {"config", "resume"}
+
+    assert flags(train) <= {field.name for field in fields(TrainSettings)}
+    assert flags(pretrain) == {field.name for field in fields(PretrainSettings)}, "pretrain reads no file"
+
+
+def test_a_missing_extra_names_the_pip_line(monkeypatch):
+    import importlib.util
+
+    for module in [name for name in sys.modules if name.startswith("khabar.training")]:
+        monkeypatch.delitem(sys.modules, module)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else found(name, *rest)
+    )
+    done = run("evaluate", "embedded", ARTICLES)
+    assert done.exit_code == 2
+    assert "pip install 'khabar[train]'" in done.stderr
+
+
+# --- data check
+
+
+def test_data_check_counts():
+    done = run("data", "check", ARTICLES)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"{ARTICLES}: ")
+    assert "entities of " in done.stdout
+
+
+def test_data_check_lists_every_problem_of_every_file(tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text('{"text": "a", "entities": [{"start": 0, "end": 9, "label": "X"}]}\n{\n', encoding="utf-8")
+    two.write_text('{"id": 5, "text": "a", "tpics": []}\n', encoding="utf-8")
+    done = run("data", "check", one, ARTICLES, two, tmp_path / "three.jsonl")
+    assert done.exit_code == 2
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines[:-1]] == [
+        f"{one}:1",
+        f"{one}:2",
+        f"{two}:1",
+        f"{two}:1",
+        str(tmp_path / "three.jsonl"),
+    ]
+    assert lines[-1] == "5 problems"
+    assert done.stdout.startswith(f"{ARTICLES}: ")

@@ -1,0 +1,273 @@
+"""Scoring with a tagger that needs no model: order, bad rows, whole files or none, the view for people."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from khabar.inference.render import plain, render, shorten
+from khabar.inference.results import Entity, Segment, TaggedArticle, Topic
+from khabar.inference.score import errors_path, score, score_sources
+from khabar.inference.sinks import FileSink, check_output
+from khabar.inference.sources import BadRow, open_sources
+from khabar.models.article import Article
+from khabar.models.errors import KhabarError
+
+
+def tagged(article: Article) -> TaggedArticle:
+    """Take the first word for a place, and every text for an attack."""
+    words = article.text.split()
+    start = article.text.index(words[0]) if words else 0
+    end = start + len(words[0]) if words else 0
+    return TaggedArticle(
+        id=article.id,
+        text=article.text,
+        topics=(Topic(label="attack", score=0.98765, segments=(0,)),) if words else (),
+        topic_scores={"attack": 0.98765, "statement": 0.01},
+        segments=(Segment(start=0, end=len(article.text), topics=("attack",), scores={"attack": 0.98765}),)
+        if words
+        else (),
+        entities=(Entity(label="LOCATION", start=start, end=end, text=words[0], score=0.5),) if words else (),
+        characters_read=len(article.text),
+        model="fake 1.0",
+    )
+
+
+class FakeTagger:
+    """Reads two articles ahead, as a real one reads many."""
+
+    def tag_many(self, articles):
+        held = []
+        for article in articles:
+            held.append(article)
+            if len(held) == 2:
+                yield from map(tagged, held)
+                held.clear()
+        yield from map(tagged, held)
+
+
+class FailingTagger:
+    def __init__(self, error):
+        self.error = error
+
+    def tag_many(self, articles):
+        yield tagged(next(iter(articles)))
+        raise self.error
+
+
+GOOD = [Article(id=str(i), text=f"بغداد {i}") for i in range(5)]
+BAD = BadRow(file="a.jsonl", line=3, reason="not JSON")
+
+
+@pytest.fixture
+def articles(tmp_path):
+    path = tmp_path / "in" / "articles.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"id": "a", "text": "بغداد اليوم"}\nbroken\n{"id": "b", "text": "كركوك"}\n', encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def clean_articles(tmp_path):
+    path = tmp_path / "in" / "clean.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"id": "a", "text": "بغداد اليوم"}\n', encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "results.jsonl"
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def score_file(path, out, tagger=None, **options):
+    errors = io.BytesIO()
+    summary = score_sources(tagger or FakeTagger(), open_sources([path]), out, errors=errors, **options)
+    return summary, errors.getvalue().decode()
+
+
+def test_results_come_in_order_and_bad_rows_apart():
+    results, bad = [], []
+    summary = score(FakeTagger(), [GOOD[0], BAD, *GOOD[1:], BAD], write=results.append, report=bad.append)
+    assert [result.id for result in results] == ["0", "1", "2", "3", "4"]
+    assert bad == [BAD, BAD]
+    assert (summary.n_articles, summary.n_bad_rows) == (5, 2)
+    assert summary.articles_per_second > 0
+
+
+def test_nothing_to_score():
+    summary = score(FakeTagger(), [], write=pytest.fail, report=pytest.fail)
+    assert (summary.n_articles, summary.n_bad_rows) == (0, 0)
+
+
+def test_strict_stops_at_the_first_bad_row():
+    with pytest.raises(KhabarError, match=r"^a\.jsonl:3: not JSON$"):
+        score(FakeTagger(), [GOOD[0], BAD], write=lambda _: None, report=pytest.fail, strict=True)
+
+
+def test_a_file_gets_one_object_a_line(articles, out):
+    ticks = []
+    summary, errors = score_file(articles, out, progress=lambda: ticks.append(1))
+    lines = out.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
+    assert json.loads(lines[0]) == {
+        "id": "a",
+        "topics": [{"label": "attack", "score": 0.9877, "segments": [0]}],
+        "topic_scores": {"attack": 0.9877, "statement": 0.01},
+        "segments": [{"start": 0, "end": 11, "topics": ["attack"]}],
+        "entities": [{"label": "LOCATION", "start": 0, "end": 5, "text": "بغداد", "score": 0.5}],
+        "characters": 11,
+        "characters_read": 11,
+        "model": "fake 1.0",
+    }
+    assert "بغداد" in lines[0], "Arabic is written as Arabic"
+    (bad,) = map(json.loads, errors_path(out).read_text(encoding="utf-8").splitlines())
+    assert (bad["file"], bad["line"]) == (str(articles), 2)
+    assert "not JSON" in bad["reason"]
+    assert errors == ""
+    assert (summary.n_articles, summary.n_bad_rows, len(ticks)) == (2, 1, 2)
+    assert names_in(out.parent) == ["results.jsonl", "results.jsonl.errors.jsonl"]
+
+
+def test_an_old_file_of_bad_rows_does_not_outlive_a_clean_run(articles, clean_articles, out):
+    score_file(articles, out)
+    score_file(clean_articles, out)
+    assert [json.loads(line)["id"] for line in out.read_text(encoding="utf-8").splitlines()] == ["a"]
+    assert not errors_path(out).exists()
+
+
+def test_a_stream_gets_lines_and_the_other_one_bad_rows(articles):
+    stream = io.BytesIO()
+    _, errors = score_file(articles, stream)
+    assert [json.loads(line)["id"] for line in stream.getvalue().splitlines()] == ["a", "b"]
+    assert errors.startswith(f"{articles}:2: not JSON")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(143)])
+def test_after_an_error_there_is_no_output_and_the_old_one_stays(articles, out, error):
+    with pytest.raises(type(error)):
+        score_file(articles, out, FailingTagger(error))
+    assert names_in(out.parent) == []
+    out.write_text("old\n", encoding="utf-8")
+    errors_path(out).write_text("old errors\n", encoding="utf-8")
+    with pytest.raises(type(error)):
+        score_file(articles, out, FailingTagger(error))
+    assert out.read_text(encoding="utf-8") == "old\n"
+    assert errors_path(out).read_text(encoding="utf-8") == "old errors\n"
+    assert len(names_in(out.parent)) == 2
+
+
+def test_strict_leaves_no_output(articles, out):
+    with pytest.raises(KhabarError, match=r"articles\.jsonl:2: not JSON"):
+        score_file(articles, out, strict=True)
+    assert names_in(out.parent) == []
+
+
+def test_an_input_is_not_replaced_by_its_results(articles):
+    before = articles.read_bytes()
+    with pytest.raises(KhabarError, match="is an input too"):
+        score_file(articles, articles.parent / "." / "articles.jsonl")
+    assert articles.read_bytes() == before
+
+
+def test_a_linked_output_stays_a_link(clean_articles, out, tmp_path):
+    target = tmp_path / "target.jsonl"
+    out.symlink_to(target)
+    score_file(clean_articles, out)
+    assert out.is_symlink()
+    assert json.loads(target.read_text(encoding="utf-8"))["id"] == "a"
+
+
+def test_a_device_is_written_to_as_it_is(clean_articles):
+    summary, _ = score_file(clean_articles, "/dev/null")
+    assert summary.n_articles == 1
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_file_gets_the_usual_rights(out):
+    with FileSink(out) as sink:
+        sink.write("خبر")
+    other = out.with_name("other")
+    other.write_text("", encoding="utf-8")
+    assert out.stat().st_mode == other.stat().st_mode
+    assert out.read_bytes() == "خبر\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "is a folder"),
+        ("no/such/x.jsonl", "no folder"),
+        ("x.parquet", "ending .parquet"),
+        ("x.csv", "ending .csv"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_early(tmp_path, name, words):
+    with pytest.raises(KhabarError, match=words):
+        check_output(tmp_path / name)
+
+
+def test_text_for_people(clean_articles):
+    stream = io.BytesIO()
+    score_file(clean_articles, stream, output_format="text")
+    assert stream.getvalue().decode() == (
+        "a  (11 characters; fake 1.0)\n"
+        "\n"
+        "Topics\n"
+        "  attack  0.99\n"
+        "    [0] بغداد اليوم\n"
+        "\n"
+        "Entities\n"
+        "  LOCATION\n"
+        "    0.50     بغداد\n"
+        "\n"
+    )
+
+
+def test_repeated_names_are_counted_and_unread_text_is_told():
+    text = "بغداد\nبغداد"
+    spans = [(0, 5, 0.5), (6, 11, 0.75)]
+    article = TaggedArticle(
+        id=None,
+        text=text,
+        topics=(),
+        topic_scores={},
+        segments=(),
+        entities=tuple(Entity(label="LOCATION", start=s, end=e, text=text[s:e], score=p) for s, e, p in spans),
+        characters_read=5,
+        model="fake 1.0",
+    )
+    lines = render(article).splitlines()
+    assert "    0.75  2x بغداد" in lines
+    assert "only 5 of 11 characters were read" in lines
+    assert "Topics: none" in lines
+
+
+def test_nothing_found():
+    assert render(tagged(Article(id="x", text=""))) == "x  (0 characters; fake 1.0)\n\nTopics: none\n\nEntities: none"
+
+
+def test_plain_text_cannot_move_the_cursor_or_turn_the_line():
+    assert plain("\u202eأ\u2066ب\u2069\x1b[31m\r\nج\u2028د\x07") == "أب [31m ج د"
+
+
+@pytest.mark.parametrize(
+    ("text", "n_characters", "expected"),
+    [
+        ("كلمة", 4, "كلمة"),
+        ("كلمة أخرى", 6, "كلمة…"),
+        ("كلمة أخرى", 8, "كلمة…"),
+        ("كلمات", 3, "كل…"),
+        ("كلمة", 1, "…"),
+    ],
+)
+def test_shorten(text, n_characters, expected):
+    assert shorten(text, n_characters) == expected
+    assert len(shorten(text, n_characters)) <= max(n_characters, 1)
