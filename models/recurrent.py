@@ -23,6 +23,7 @@ class RecurrentConfig(PreTrainedConfig):
         embedding_size: Width of the piece vectors.
         context_size: Width of the pretrained LSTM layers, each direction.
         n_context_layers: Number of pretrained LSTM layers, each direction.
+        mix_size: Width to which the piece vectors and both readers' states are mixed for the top layer.
         hidden_size: Width of a piece's state, both directions of the top layer together; even.
         pad_token_id: The piece that fills a batch's short rows.
         piece_dropout: Probability that a piece's vector is dropped as a whole, in training.
@@ -37,6 +38,7 @@ class RecurrentConfig(PreTrainedConfig):
     embedding_size: int = 256
     context_size: int = 512
     n_context_layers: int = 1
+    mix_size: int = 384
     hidden_size: int = 512
     pad_token_id: int | None = 0
     piece_dropout: float = 0.05
@@ -50,7 +52,7 @@ class RecurrentConfig(PreTrainedConfig):
         Raises:
             ValueError: If a size is not positive, hidden_size is odd, or a dropout is outside [0, 1).
         """
-        for name in ("vocab_size", "embedding_size", "context_size", "n_context_layers", "hidden_size"):
+        for name in ("vocab_size", "embedding_size", "context_size", "n_context_layers", "mix_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.hidden_size % 2:
@@ -58,7 +60,7 @@ class RecurrentConfig(PreTrainedConfig):
         for name in ("piece_dropout", "embedding_dropout", "context_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be in [0, 1)")
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
 
 def reversal(attention_mask: Tensor) -> Tensor:
@@ -75,9 +77,7 @@ def reversal(attention_mask: Tensor) -> Tensor:
     """
     mask = attention_mask.long()
     if bool((mask[:, 1:] > mask[:, :-1]).any()):
-        raise ValueError(
-            "attention_mask has a piece after padding; a recurrent encoder needs right-padded rows"
-        )
+        raise ValueError("attention_mask has a piece after padding; a recurrent encoder needs right-padded rows")
     lengths = mask.sum(1, keepdim=True)
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
     return torch.where(positions < lengths, lengths - 1 - positions, positions)
@@ -149,18 +149,19 @@ class ContextLSTM(nn.Module):
 
 
 class TopLSTM(nn.Module):
-    """The bidirectional layer that reads piece vectors and both readers' states."""
+    """The bidirectional layer that reads a mix of the piece vectors and both readers' states."""
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
-        input_size = config.embedding_size + 2 * config.context_size
-        self.forward_lstm = nn.LSTM(input_size, config.hidden_size // 2, batch_first=True)
-        self.backward_lstm = nn.LSTM(input_size, config.hidden_size // 2, batch_first=True)
+        self.mix = nn.Linear(config.embedding_size + 2 * config.context_size, config.mix_size)
+        self.forward_lstm = nn.LSTM(config.mix_size, config.hidden_size // 2, batch_first=True)
+        self.backward_lstm = nn.LSTM(config.mix_size, config.hidden_size // 2, batch_first=True)
 
     def forward(self, features: Tensor, reversed_positions: Tensor) -> Tensor:
         """Turn (batch, pieces, embedding_size + 2 * context_size) into (batch, pieces, hidden_size)."""
-        left = self.forward_lstm(features)[0]
-        right = self.backward_lstm(reorder(features, reversed_positions))[0]
+        mixed = self.mix(features)
+        left = self.forward_lstm(mixed)[0]
+        right = self.backward_lstm(reorder(mixed, reversed_positions))[0]
         return torch.cat([left, reorder(right, reversed_positions)], dim=-1)
 
 
@@ -175,6 +176,7 @@ class RecurrentEncoder(PreTrainedModel):
     config_class = RecurrentConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    _input_embed_layer = "embeddings"
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
@@ -185,32 +187,27 @@ class RecurrentEncoder(PreTrainedModel):
         self.context = ContextLSTM(config)
         self.context_dropout = VariationalDropout(config.context_dropout)
         self.top = TopLSTM(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise LSTMs as torch does, but with open forget gates; the rest as transformers does.
+        """Initialise LSTMs as torch does, but with open forget gates; keep the mix at its inputs' scale.
 
-        Source: forget gate bias of one, Jozefowicz et al. 2015, section 2.2.
+        Source: forget gate bias of one, Jozefowicz et al. 2015, section 2.2; LeCun et al. 1998, section 4.6.
         """
-        if not isinstance(module, nn.LSTM):
-            super()._init_weights(module)
-            return
-        bound = module.hidden_size**-0.5
-        for name, parameter in module.named_parameters():
-            if "weight" in name:
-                init.uniform_(parameter, -bound, bound)
-                continue
-            init.zeros_(parameter)
-            if "bias_hh" in name and not getattr(parameter, "_is_hf_initialized", False):
-                init.ones_(parameter[module.hidden_size : 2 * module.hidden_size])  # gates lie as i, f, g, o
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Give the piece embedding."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put another piece embedding in place."""
-        self.embeddings = value
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.LSTM):
+            bound = module.hidden_size**-0.5
+            for name, parameter in module.named_parameters():
+                if "weight" in name:
+                    init.uniform_(parameter, -bound, bound)
+                    continue
+                init.zeros_(parameter)
+                if "bias_hh" in name and not getattr(parameter, "_is_hf_initialized", False):
+                    init.ones_(parameter[module.hidden_size : 2 * module.hidden_size])  # gates lie as i, f, g, o
+        else:
+            super()._init_weights(module)  # type: ignore[no-untyped-call]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Look up piece vectors, brought to one scale: (batch, pieces) to (…, embedding_size)."""

@@ -42,7 +42,7 @@ _STANDING = (
     rf"(?:(?:{_GONE}\])+(?={_GONE}\]))?"
 )
 _WORD = re.compile(
-    f"{_STANDING}"
+    f"{_BEFORE}{_STANDING}{_AFTER}"
     f"|{_BEFORE}(?:{_INNER}{_MARKS})*{_ALNUM}{_AFTER}"
     f"|{_BEFORE}[^{_VISIBLE_MARK}{_INVISIBLE}]{_AFTER}"
     f"|[{_VISIBLE_MARK}]{_AFTER}"

@@ -60,9 +60,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no"
-    )
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     output = Path(settings.output)
     checkpoints = Checkpoints(output, asdict(replace(settings, output="", device="")))
     checkpoints.begin(resume=resume)  # refuses before hours of work, not after
@@ -105,9 +103,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         save_model(pretraining.encoder, tokenizer, output)
         text = json.dumps(metrics, ensure_ascii=False, indent=1)
         (output / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        save_loss_curve(
-            progress.history, output / "loss.png", title=f"{settings.chosen_objective} pretraining"
-        )
+        save_loss_curve(progress.history, output / "loss.png", title=f"{settings.chosen_objective} pretraining")
         checkpoints.clear()
     accelerator.wait_for_everyone()
     return PretrainResult(folder=output, metrics=metrics)
@@ -157,9 +153,7 @@ class _Measure:
         accelerator: Accelerator,
     ) -> None:
         length = settings.length
-        rows = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)][
-            :_MEASURED_ROWS
-        ]
+        rows = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)][:_MEASURED_ROWS]
         self.rows = torch.from_numpy(np.stack(rows).astype(np.int64)) if rows else None
         self.pretraining, self.accelerator = pretraining, accelerator
 
@@ -174,8 +168,7 @@ class _Measure:
         with torch.no_grad(), torch.random.fork_rng(devices), self.accelerator.autocast():
             torch.manual_seed(0)
             losses = [
-                float(self.pretraining.measured_loss(rows.to(self.accelerator.device)))
-                for rows in self.rows.split(16)
+                float(self.pretraining.measured_loss(rows.to(self.accelerator.device))) for rows in self.rows.split(16)
             ]
         objective.train()
         return sum(losses) / len(losses)

@@ -88,9 +88,7 @@ def _recurrent(
     matrices = [*encoder.context.parameters(), *objective.dense.parameters(), *objective.out.parameters()]
     sampled = float(objective.log_chosen.exp().sum()) * settings.embedding_size
     flops = OPERATIONS_A_WEIGHT * (sum(matrix.numel() for matrix in matrices) + sampled)
-    return Pretraining(
-        encoder=encoder, objective=objective, measured_loss=objective.full_loss, flops_a_piece=flops
-    )
+    return Pretraining(encoder=encoder, objective=objective, measured_loss=objective.full_loss, flops_a_piece=flops)
 
 
 def _transformer(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> Pretraining:

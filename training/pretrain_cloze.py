@@ -24,7 +24,7 @@ class SampledSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target_scores: Tensor, columns: Tensor
     ) -> Tensor:
         """Compute each row's loss.
@@ -53,7 +53,7 @@ class SampledSoftmax(torch.autograd.Function):
         return total.log() + top - target_scores
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         """Give the gradients of all but `columns`."""
         hidden, weight, odds, target_odds, total = ctx.saved_tensors
         by_logit = odds * (gradient / total)[:, None].to(odds.dtype)
@@ -118,21 +118,17 @@ class ClozeObjective(nn.Module):
         sample = torch.multinomial(self.sampling, self.n_samples, replacement=True).unique()
         columns = torch.full((len(table),), -1, device=table.device)
         columns[sample] = torch.arange(len(sample), device=table.device)
-        low = (
-            torch.get_autocast_dtype(hidden.device.type)
-            if torch.is_autocast_enabled(hidden.device.type)
-            else None
-        )
-        dtype = low or hidden.dtype
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         target_scores = (hidden.float() * table[targets]).sum(-1) + self.bias[targets]
-        loss: Tensor = SampledSoftmax.apply(
+        losses: Tensor = SampledSoftmax.apply(  # type: ignore[no-untyped-call]
             hidden.to(dtype),
             table[sample].to(dtype),
             self.bias[sample] - self.log_chosen[sample],
             target_scores,
             columns[targets],
-        ).mean()
-        return loss
+        )
+        return losses.mean()
 
     @torch.no_grad()
     def full_loss(self, input_ids: Tensor) -> Tensor:

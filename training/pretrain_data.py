@@ -91,13 +91,12 @@ def encode_corpus(
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        arrays, together = [], []
+        arrays: list[NDArray[np.integer]] = []
+        together: list[str] = []
         for article in read_articles(paths):
             together.append(article)
             if len(together) == _ENCODED_TOGETHER:
-                arrays.extend(
-                    np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together)
-                )
+                arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
                 together = []
         arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
         if not arrays:
@@ -106,10 +105,8 @@ def encode_corpus(
         with partial.open("wb") as file:
             np.save(file, np.concatenate(arrays))
         partial.rename(target)
-        note = {"sources": sources, "articles": len(arrays), "pieces": int(sum(map(len, arrays)))}
-        target.with_suffix(".json").write_text(
-            json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8"
-        )
+        note = {"sources": sources, "articles": len(arrays), "pieces": sum(array.size for array in arrays)}
+        target.with_suffix(".json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
     stream: NDArray[np.integer] = np.load(target, mmap_mode="r")
     return stream
 

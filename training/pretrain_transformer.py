@@ -123,7 +123,7 @@ class ReplacedPieces(nn.Module):
         super().__init__()
         config = copy.deepcopy(encoder.config)
         config.num_hidden_layers = generator_layers
-        config.layer_types = config.layer_types[:generator_layers]
+        config.layer_types = (config.layer_types or [])[:generator_layers]
         self.encoder = encoder
         self.generator = MaskedPieces(
             ModernBertModel(config), mask_id=mask_id, special_ids=special_ids, masked_share=masked_share
