@@ -102,7 +102,8 @@ class EntityHead(nn.Module):
 
 def _segment_mean(states: Tensor, weights: Tensor, piece_segments: Tensor, n_segments: int) -> Tensor:
     """Weighted mean of each segment's states; zeros for a segment without pieces."""
-    sums = states.new_zeros((n_segments, states.shape[1])).index_add(0, piece_segments, states * weights)
+    weighted = states * weights  # under autocast, weights may be wider than states
+    sums = weighted.new_zeros((n_segments, states.shape[1])).index_add(0, piece_segments, weighted)
     totals = weights.new_zeros((n_segments, 1)).index_add(0, piece_segments, weights)
     return sums / totals.clamp(min=1e-6)
 
