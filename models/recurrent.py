@@ -168,13 +168,14 @@ class TopLSTM(nn.Module):
 class RecurrentEncoder(PreTrainedModel):
     """Piece vectors, two pretrained language-model readers and a bidirectional layer.
 
-    For layer-wise learning rates: `embeddings` and `context` are pretrained, `top` is new until fine-tuning.
+    `embeddings` and `context` are pretrained, `top` is new until fine-tuning.
 
     Source: language-model states as features of a tagger, Peters et al. 2017 and 2018 (ELMo).
     """
 
     config_class = RecurrentConfig
     base_model_prefix = "encoder"
+    new_parts = ("top",)  # what pretraining leaves untrained; fine-tuning treats it like the heads
     main_input_name = "input_ids"
     _input_embed_layer = "embeddings"
 

@@ -139,7 +139,7 @@ def build_tokenizer(
         special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
     )
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=pad,
         unk_token=unk,

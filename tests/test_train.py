@@ -210,3 +210,14 @@ def test_what_cannot_be_used_is_named(settings, change, message):
     with pytest.raises(KhabarError, match=message):
         train(replace(settings, **change), progress_bar=False)
     assert not Path(settings.output, "config.json").exists()
+
+
+def test_frozen_epochs_leave_the_pretrained_parts_as_they_are(settings, encoder_folder):
+    before = weights(encoder_folder)
+    frozen = weights(train(replace(settings, frozen_epochs=2, dev=None), progress_bar=False).folder)
+    same = {name for name, value in before.items() if torch.equal(value, frozen[f"encoder.{name}"])}
+    assert same == {name for name in before if not name.startswith("top.")}
+    thawed = weights(
+        train(replace(settings, frozen_epochs=1, dev=None, output=f"{settings.output}-2"), progress_bar=False).folder
+    )
+    assert not any(torch.equal(value, thawed[f"encoder.{name}"]) for name, value in before.items())

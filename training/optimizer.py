@@ -18,15 +18,28 @@ from khabar.training.settings import TrainSettings
 _LAYER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
 
 
-def encoder_depths(encoder: nn.Module) -> dict[str, int]:
-    """Number an encoder's parameters by depth: embeddings 0, the first layer 1, …; what follows the layers, the top.
+def new_parameters(encoder: nn.Module) -> set[str]:
+    """Name the encoder's parameters that its pretraining leaves untrained (see `RecurrentEncoder.new_parts`)."""
+    parts = getattr(encoder, "new_parts", ())
+    return {name for name, _ in encoder.named_parameters() if name.split(".", 1)[0] in parts}
 
-    An encoder without numbered layers is as deep as it has parts, in their order (embeddings, context, top).
+
+def pretrained_parameters(encoder: nn.Module) -> list[nn.Parameter]:
+    """Give the encoder's parameters that come from its pretraining."""
+    new = new_parameters(encoder)
+    return [parameter for name, parameter in encoder.named_parameters() if name not in new]
+
+
+def encoder_depths(encoder: nn.Module) -> dict[str, int]:
+    """Number an encoder's pretrained parameters by depth: embeddings 0, the first layer 1, …; what follows, the last.
+
+    An encoder without numbered layers is as deep as it has parts, in their order.
 
     Returns:
-        Depth of each parameter by its name in the encoder.
+        Depth of each pretrained parameter by its name in the encoder.
     """
-    names = [name for name, _ in encoder.named_parameters()]
+    new = new_parameters(encoder)
+    names = [name for name, _ in encoder.named_parameters() if name not in new]
     numbers = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(f".{name}"))}
     if not numbers:
         parts = dict.fromkeys(name.split(".", 1)[0] for name in names if "embed" not in name)

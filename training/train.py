@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.corpora import as_gold, load_corpora
 from khabar.training.data import collect_labels, make_examples
 from khabar.training.evaluate import evaluate, selection_score
-from khabar.training.optimizer import make_optimizer, make_schedule
+from khabar.training.optimizer import make_optimizer, make_schedule, pretrained_parameters
 from khabar.training.settings import TrainSettings
 from khabar.training.targets import LabelSet
 
@@ -154,6 +154,8 @@ class _Run:
         self.model.train()
         began = time.monotonic()
         progress = self.progress
+        for parameter in pretrained_parameters(self.accelerator.unwrap_model(self.model).encoder):
+            parameter.requires_grad_(progress.epoch >= self.settings.frozen_epochs)
         for indices in self._batches_to_go():
             batch = collate_examples([self.examples[index] for index in indices], self.windows)
             batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
@@ -235,7 +237,13 @@ def _accelerator(settings: TrainSettings) -> Accelerator:
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise KhabarError("precision is 'fp16', which needs a GPU; on this device use fp32 or bf16")
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device.type == "cpu")
+    # Parameters that are frozen for a while have no gradients that processes could wait for.
+    sharing = DistributedDataParallelKwargs(find_unused_parameters=settings.frozen_epochs > 0)
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=device.type == "cpu",
+        kwargs_handlers=[sharing],
+    )
 
 
 def _build_model(settings: TrainSettings, labels: LabelSet) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
