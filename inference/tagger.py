@@ -42,7 +42,8 @@ def load(model: str | Path | None = None, *, device: str = "auto") -> Tagger:
     """
     chosen = choose_device(device)
     loaded, tokenizer = load_model(EMBEDDED if model is None or model == "embedded" else model)
-    return Tagger(loaded.to(chosen), tokenizer)
+    loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps torch's `to` without its types
+    return Tagger(loaded, tokenizer)
 
 
 class Tagger:

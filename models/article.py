@@ -65,9 +65,7 @@ class Article:
     def to_json(self) -> dict[str, object]:
         """Give the JSON object that `parse_article` reads back as an equal article."""
         row: dict[str, object] = {
-            key: value
-            for key in ("id", "text", "date", "source", "lang")
-            if (value := getattr(self, key)) is not None
+            key: value for key in ("id", "text", "date", "source", "lang") if (value := getattr(self, key)) is not None
         }
         if self.segments is not None:
             row["segments"] = [
@@ -182,9 +180,7 @@ def _labels(
     return tuple(labels)
 
 
-def _label(
-    value: object, place: str, kind: str, allowed: Collection[str] | None, problems: list[str]
-) -> str | None:
+def _label(value: object, place: str, kind: str, allowed: Collection[str] | None, problems: list[str]) -> str | None:
     if not isinstance(value, str) or not value.strip():
         problems.append(f"{place} is {show(value)}; allowed: {_a(kind)}, a string that is not blank")
     elif allowed is not None and value not in allowed:
@@ -288,8 +284,7 @@ def _entities(
 def _missing_topics(segments: Sequence[Segment], topics: Collection[str]) -> list[str]:
     """An article reports at least what its segments report; it may report more than any one of them."""
     return [
-        f'topics lacks "{topic}", which segments[{i}].topics has; '
-        "allowed: topics that include every segment's topics"
+        f'topics lacks "{topic}", which segments[{i}].topics has; allowed: topics that include every segment\'s topics'
         for i, segment in enumerate(segments)
         for topic in segment.topics or ()
         if topic not in topics

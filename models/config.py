@@ -5,6 +5,7 @@ Labels are data: nothing else in khabar names a topic or an entity type.
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -33,9 +34,9 @@ class KhabarConfig(PreTrainedConfig):
     has_no_defaults_at_init = True
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
-    topics: list[str] | None = None
-    entity_labels: list[str] | None = None
-    topic_thresholds: dict[str, float] | None = None
+    topics: list[str] = field(default_factory=list)
+    entity_labels: list[str] = field(default_factory=list)
+    topic_thresholds: dict[str, float] = field(default_factory=dict)
     window: int = 512
     stride: int = 384
     max_segment_words: int = 128
@@ -55,19 +56,19 @@ class KhabarConfig(PreTrainedConfig):
             if "model_type" not in settings:
                 raise ModelFolderError("config.json: encoder has no model_type")
             self.encoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        self.topics = list(self.topics or [])
-        self.entity_labels = list(self.entity_labels or [])
+        self.topics = list(self.topics)
+        self.entity_labels = list(self.entity_labels)
         self.topic_thresholds = dict(self.topic_thresholds or dict.fromkeys(self.topics, 0.5))
         self._check()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def _check(self) -> None:
-        for key, labels in (("topics", self.topics or []), ("entity_labels", self.entity_labels or [])):
+        for key, labels in (("topics", self.topics), ("entity_labels", self.entity_labels)):
             repeated = sorted({label for label in labels if labels.count(label) > 1})
             if repeated:
                 raise ModelFolderError(f"config.json: {key} lists {', '.join(repeated)} more than once")
-        thresholds = self.topic_thresholds or {}
-        if set(thresholds) != set(self.topics or []):
+        thresholds = self.topic_thresholds
+        if set(thresholds) != set(self.topics):
             raise ModelFolderError(
                 f"config.json: topic_thresholds has {sorted(thresholds)}, must have exactly the topics {self.topics}"
             )

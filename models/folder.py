@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
@@ -45,6 +45,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+            path.chmod(0o644)  # safetensors writes files for their owner alone
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -64,7 +65,7 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     config = _quietly(name, lambda: KhabarConfig.from_pretrained(name))
     if not config.topics and not config.entity_labels:
         raise ModelFolderError(f"{name}: config.json names no topics and no entity labels; not a khabar model")
-    model, info = _quietly(
+    loaded: Any = _quietly(
         name,
         lambda: KhabarModel.from_pretrained(
             name,
@@ -75,6 +76,8 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
             output_loading_info=True,
         ),
     )
+    model: KhabarModel
+    model, info = loaded
     problems = [
         *(f"{key} is missing" for key in sorted(info["missing_keys"])),
         *(f"{key} is not part of this model" for key in sorted(info["unexpected_keys"])),
@@ -84,7 +87,7 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
         raise ModelFolderError(f"{name}: {WEIGHTS} does not fit config.json: {_some(problems)}")
     tokenizer = _quietly(name, lambda: load_tokenizer(name))
     _check_vocabulary(name, model.encoder, tokenizer)
-    return model.eval(), tokenizer
+    return model.train(mode=False), tokenizer
 
 
 def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -100,7 +103,7 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if _quietly(name, lambda: AutoConfig.from_pretrained(name)).model_type == KhabarConfig.model_type:
         model, tokenizer = load_model(name)
         return model.encoder, tokenizer
-    encoder, info = _quietly(
+    loaded: Any = _quietly(
         name,
         lambda: AutoModel.from_pretrained(
             name,
@@ -110,6 +113,8 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
             output_loading_info=True,
         ),
     )
+    encoder: PreTrainedModel
+    encoder, info = loaded
     # A masked-LM checkpoint has no pooler, and khabar uses none; every other weight must be there.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
@@ -153,7 +158,8 @@ def _check_hub(name: str) -> None:
 
 
 def _check_vocabulary(name: str | Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    n_pieces, n_rows = len(tokenizer), encoder.get_input_embeddings().weight.shape[0]
+    embeddings: Any = encoder.get_input_embeddings()
+    n_pieces, n_rows = len(tokenizer), embeddings.weight.shape[0]
     if n_pieces > n_rows:
         raise ModelFolderError(f"{name}: the tokenizer has {n_pieces} pieces, the encoder embeds only {n_rows}")
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 import khabar.models.recurrent  # noqa: F401  # registers the recurrent encoder with AutoConfig and AutoModel
 from khabar.models import tags
@@ -24,8 +23,8 @@ from khabar.models.words import MAX_PROCLITICS
 NOT_ANNOTATED = -100  # in integer targets; float targets use NaN
 
 
-@dataclass
-class KhabarOutput(ModelOutput):  # type: ignore[misc]
+@dataclass(kw_only=True)
+class KhabarOutput:
     """What one forward pass gives.
 
     Attributes:
@@ -37,15 +36,16 @@ class KhabarOutput(ModelOutput):  # type: ignore[misc]
     """
 
     loss: Tensor | None = None
-    segment_topic_logits: Tensor | None = None
-    article_topic_logits: Tensor | None = None
-    emissions: Tensor | None = None
-    proclitic_logits: Tensor | None = None
+    segment_topic_logits: Tensor
+    article_topic_logits: Tensor
+    emissions: Tensor
+    proclitic_logits: Tensor
 
 
-class KhabarModel(PreTrainedModel):  # type: ignore[misc]
+class KhabarModel(PreTrainedModel):
     """An encoder with khabar's heads; `save_pretrained` and `from_pretrained` as in transformers."""
 
+    config: KhabarConfig
     config_class = KhabarConfig
     base_model_prefix = "khabar"
     main_input_name = "input_ids"
@@ -62,10 +62,12 @@ class KhabarModel(PreTrainedModel):  # type: ignore[misc]
             self.encoder.pooler = None
         hidden_size = self.encoder.config.hidden_size
         n_labels = len(config.entity_labels)
-        self.topic_head = TopicHead(hidden_size, len(config.topics), config.head_dropout)
+        # A head without outputs would have empty tensors, which safetensors takes for shared ones and drops.
+        n_topics = len(config.topics)
+        self.topic_head = TopicHead(hidden_size, n_topics, config.head_dropout) if n_topics else None
         self.entity_head = EntityHead(hidden_size, tags.n_tags(n_labels), MAX_PROCLITICS, config.head_dropout)
         self.crf = LinearChainCRF(n_labels)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -79,7 +81,7 @@ class KhabarModel(PreTrainedModel):  # type: ignore[misc]
             if not getattr(module.bias, "_is_hf_initialized", False):
                 init.ones_(module.bias[:1])
         else:
-            super()._init_weights(module)
+            super()._init_weights(module)  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """Give the encoder's piece embedding."""
@@ -122,7 +124,10 @@ class KhabarModel(PreTrainedModel):  # type: ignore[misc]
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         piece = states.flatten(0, 1)[piece_states]  # (n_pieces, hidden)
         n_segments, n_articles = len(segment_articles), len(article_rows)
-        segment_logits = self.topic_head(piece, piece_segments, n_segments).float()
+        if self.topic_head is None:
+            segment_logits = piece.new_zeros((n_segments, 0), dtype=torch.float32)
+        else:
+            segment_logits = self.topic_head(piece, piece_segments, n_segments).float()
         topic_logits = article_logits(segment_logits, segment_articles, n_articles)
         # An empty batch of pieces (only empty texts) has no piece 0 to point padded words at.
         padded = piece if len(piece) else piece.new_zeros((1, states.shape[-1]))
@@ -135,7 +140,7 @@ class KhabarModel(PreTrainedModel):  # type: ignore[misc]
         )
         if allowed_tags is None or segment_topics is None or article_topics is None or proclitics is None:
             return output
-        weights = segment_weights if segment_weights is not None else torch.ones_like(segment_logits[:, 0])
+        weights = segment_weights if segment_weights is not None else segment_logits.new_ones(n_segments)
         article_weights = weights.new_zeros(n_articles).scatter_reduce(
             0, segment_articles, weights, reduce="amax", include_self=False
         )

@@ -167,10 +167,7 @@ def test_segments_out_of_order_or_overlapping(spans):
 def test_topics_must_include_those_of_the_segments():
     segments = [{"start": 0, "end": 3, "topics": ["attack", "protest"]}]
     assert problems_of({"text": TEXT, "segments": segments, "topics": ["attack"]}) == [
-        (
-            'topics lacks "protest", which segments[0].topics has; '
-            "allowed: topics that include every segment's topics"
-        )
+        ('topics lacks "protest", which segments[0].topics has; allowed: topics that include every segment\'s topics')
     ]
     assert not problems_of({"text": TEXT, "segments": segments, "topics": ["statement", "protest", "attack"]})
     assert not problems_of({"text": TEXT, "segments": segments})

@@ -173,9 +173,7 @@ def test_wrong_sources(tmp_path, change, expected):
 
 def test_all_problems_of_a_yaml_are_listed_at_their_lines(tmp_path):
     path = tmp_path / "corpus.yaml"
-    path.write_text(
-        "source: 1\nsources:\n  - path: a.bio\n    weight: -1\n    no: x\n  - 5\n", encoding="utf-8"
-    )
+    path.write_text("source: 1\nsources:\n  - path: a.bio\n    weight: -1\n    no: x\n  - 5\n", encoding="utf-8")
     with pytest.raises(CorpusError) as caught:
         load_corpus(path)
     assert [(problem.line, problem.message) for problem in caught.value.problems] == [
@@ -217,9 +215,7 @@ def test_problems_of_all_sources_are_listed_together(tmp_path):
 
 
 def test_an_unknown_ending_is_an_error():
-    with pytest.raises(
-        KhabarError, match=r"news\.parquet: a corpus's ending says what it is; allowed: \.jsonl"
-    ):
+    with pytest.raises(KhabarError, match=r"news\.parquet: a corpus's ending says what it is; allowed: \.jsonl"):
         load_corpus("news.parquet")
 
 

@@ -30,9 +30,7 @@ def result(
         id=article.id,
         text=article.text,
         topics=tuple(
-            results.Topic(label=label, score=score, segments=(0,))
-            for label, score in topics.items()
-            if score >= 0.5
+            results.Topic(label=label, score=score, segments=(0,)) for label, score in topics.items() if score >= 0.5
         ),
         topic_scores=topics,
         segments=tuple(
@@ -123,8 +121,7 @@ def test_gold_scores_perfectly():
             topics=None if article.topics is None else tuple(t for t in article.topics if t in TOPICS),
             segments=article.segments
             and tuple(
-                replace(segment, topics=tuple(t for t in segment.topics if t in TOPICS))
-                for segment in article.segments
+                replace(segment, topics=tuple(t for t in segment.topics if t in TOPICS)) for segment in article.segments
             ),
         )
         for article in read_articles(SAMPLE)

@@ -80,9 +80,7 @@ def test_lists_that_do_not_align_are_errors():
 @settings(deadline=None, max_examples=25)
 @given(
     st.lists(
-        st.tuples(
-            st.sets(st.sampled_from(TOPICS)), st.lists(st.sampled_from([0.1, 0.4, 0.6, 0.9]), min_size=3)
-        ),
+        st.tuples(st.sets(st.sampled_from(TOPICS)), st.lists(st.sampled_from([0.1, 0.4, 0.6, 0.9]), min_size=3)),
         min_size=1,
         max_size=12,
     )
@@ -160,9 +158,7 @@ def test_entities_are_measured_as_seqeval_does(sentences):
     for label, row in report["labels"].items():
         assert row["support"] == expected[label]["support"]
         if label in kept:
-            assert [row[name] for name in names] == pytest.approx(
-                [expected[label][k] for k in names.values()]
-            )
+            assert [row[name] for name in names] == pytest.approx([expected[label][k] for k in names.values()])
     if not kept:
         assert report["micro"]["f1"] is None
         return

@@ -4,11 +4,13 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from khabar.inference.tagger import Tagger
 from khabar.models import tags
 from khabar.models.batch import WindowSettings, collate
 from khabar.models.config import KhabarConfig
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import ModelFolderError
+from khabar.models.folder import load_model, save_model
 from khabar.models.model import NOT_ANNOTATED, KhabarModel
 
 TEXTS = [
@@ -61,7 +63,7 @@ def test_saved_and_loaded_it_answers_the_same(tiny_model, tokenizer, tmp_path):
     before, after = run(tiny_model, tokenizer, TEXTS)[2], run(loaded.eval(), tokenizer, TEXTS)[2]
     for name in ("segment_topic_logits", "article_topic_logits", "emissions", "proclitic_logits"):
         # Weights are equal to the bit; sums may still differ in the last one with where the tensors lie in memory.
-        torch.testing.assert_close(before[name], after[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(getattr(before, name), getattr(after, name), atol=1e-5, rtol=0)
     saved = tiny_model.state_dict()
     assert saved.keys() == loaded.state_dict().keys()
     assert all(torch.equal(saved[name], value) for name, value in loaded.state_dict().items())
@@ -158,3 +160,18 @@ def test_an_untrained_model_cuts_no_letters_off_names(encoder_config, tokenizer)
 def test_settings_that_disagree_are_refused(encoder_config, settings, message):
     with pytest.raises(ModelFolderError, match=message):
         KhabarConfig(**{"encoder": encoder_config, **settings})
+
+
+@pytest.mark.parametrize(("topics", "entity_labels"), [(["a"], []), ([], ["X"])])
+def test_a_model_of_topics_alone_or_entities_alone_is_whole(bert_config, tokenizer, tmp_path, topics, entity_labels):
+    config = KhabarConfig(encoder=bert_config, topics=topics, entity_labels=entity_labels, window=32, stride=20)
+    model = KhabarModel(config).eval()
+    save_model(model, tokenizer, tmp_path)
+    tagger = Tagger(*load_model(tmp_path))
+    encoded, batch, _ = run(model, tokenizer, TEXTS)
+    loss = model(**batch.tensors(), **targets(model, encoded, batch)).loss
+    assert loss.item() == 0.0
+    for text, result in zip(TEXTS, tagger.tag_many(TEXTS), strict=True):
+        assert result.topic_scores.keys() == set(topics)
+        assert {entity.label for entity in result.entities} <= set(entity_labels)
+        assert result.characters_read == len(text)

@@ -232,9 +232,7 @@ def _refuse_double_keys(root: yaml.Node) -> None:
         keys: set[str] = set()
         for key, value in node.value:
             if key.value in keys:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {show(key.value)} stands twice", problem_mark=key.start_mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"key {show(key.value)} stands twice", problem_mark=key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 keys.add(key.value)
             waiting.append(value)

@@ -76,13 +76,9 @@ def evaluate(tagger: ArticleTagger, articles: Iterable[Article]) -> dict[str, An
             _add_segments(by_segment, article, result)
         if article.entities is not None:
             gold_entities.append([(entity.start, entity.end, entity.label) for entity in article.entities])
-            predicted_entities.append(
-                [(entity.start, entity.end, entity.label) for entity in result.entities]
-            )
+            predicted_entities.append([(entity.start, entity.end, entity.label) for entity in result.entities])
     topics = {
-        level: items.report()
-        for level, items in (("article", by_article), ("segment", by_segment))
-        if items.gold
+        level: items.report() for level, items in (("article", by_article), ("segment", by_segment)) if items.gold
     }
     report: dict[str, Any] = {
         "articles": len(annotated),
@@ -128,9 +124,7 @@ def render(report: Mapping[str, Any]) -> str:
             parts.append(_table(f"topics, per {level} ({_counted(part['n'], level)})", part))
     entities = report.get("entities")
     if entities:
-        parts.append(
-            _table(f"entities, exact span and label ({_counted(entities['n'], 'article')})", entities)
-        )
+        parts.append(_table(f"entities, exact span and label ({_counted(entities['n'], 'article')})", entities))
     if report["characters_read"] < report["characters"]:
         unread = report["characters"] - report["characters_read"]
         parts.append(f"{unread:,} of {report['characters']:,} characters were not read")
@@ -160,8 +154,7 @@ def _table(title: str, part: Report) -> str:
     rows = [(label, part["labels"][label]) for label in part["labels"]]
     rows += [(average, part[average]) for average in ("micro", "macro")]
     cells = [
-        [label, *(_percent(row[key]) for key in measures), *(f"{row[key]:,}" for key in _COUNTS)]
-        for label, row in rows
+        [label, *(_percent(row[key]) for key in measures), *(f"{row[key]:,}" for key in _COUNTS)] for label, row in rows
     ]
     widths = [max(len(line[k]) for line in [header, *cells]) for k in range(len(header))]
     lines = [

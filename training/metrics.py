@@ -34,9 +34,7 @@ def topic_metrics(
     Raises:
         KeyError: If a label has no threshold.
     """
-    predicted = [
-        {label for label in labels if label in item and item[label] >= thresholds[label]} for item in scores
-    ]
+    predicted = [{label for label in labels if label in item and item[label] >= thresholds[label]} for item in scores]
     return topic_report(gold, predicted, scores, labels)
 
 
@@ -55,9 +53,7 @@ def topic_report(
         ValueError: If gold, predicted and scores differ in length.
     """
     if not len(gold) == len(predicted) == len(scores):
-        raise ValueError(
-            f"gold, predicted and scores must align, got {len(gold)}, {len(predicted)} and {len(scores)}"
-        )
+        raise ValueError(f"gold, predicted and scores must align, got {len(gold)}, {len(predicted)} and {len(scores)}")
     truth = _indicator(gold, labels)
     guess = _indicator(predicted, labels)
     ranking = np.array([[item.get(label, 0.0) for label in labels] for item in scores], dtype=np.float64)

@@ -76,4 +76,6 @@ def make_schedule(
     optimizer: torch.optim.Optimizer, *, n_steps: int, warmup: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Rates rise linearly over the first `warmup` share of the steps, then fall linearly to zero."""
-    return get_linear_schedule_with_warmup(optimizer, int(warmup * n_steps), n_steps)
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    schedule = get_linear_schedule_with_warmup(optimizer, int(warmup * n_steps), n_steps)
+    return schedule

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -129,8 +129,8 @@ class _Run:
 
     def measured_model(self) -> KhabarModel:
         """The weights that are measured and saved: their moving average where one is kept."""
-        model: KhabarModel
-        model = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
+        module = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
+        model: KhabarModel = cast("KhabarModel", module)
         return model
 
     def go(self, checkpoint: Path | None, *, progress_bar: bool) -> None:
@@ -197,7 +197,7 @@ class _Run:
             "loss": sum(progress.losses) / max(len(progress.losses), 1),
         }
         if self.dev:
-            model = self.measured_model().eval()
+            model = self.measured_model().train(mode=False)
             report = evaluate(Tagger(model, self.tokenizer), self.dev)
             entry["dev"] = selection_score(report)
             best = progress.best_score

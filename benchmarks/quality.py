@@ -1,0 +1,262 @@
+"""Trains and measures an encoder on ANERcorp and on gold, beside feature baselines and published figures.
+
+    python benchmarks/quality.py --encoder FOLDER_OR_ID [--config FILE] [--seeds 0 1 2] [--output FILE.json]
+    python benchmarks/quality.py --model FOLDER          # measures a finished model on the gold corpus
+    python benchmarks/quality.py --only baselines
+
+Prints a table of F1 in percent. Knows corpora and settings; knows nothing of a model's inside.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import CrfEntities, TfidfTopics
+
+from khabar.inference.tagger import Tagger, load
+from khabar.models.article import Article
+from khabar.models.article_reader import read_articles
+from khabar.models.errors import KhabarError
+from khabar.training.conll import read_conll
+from khabar.training.evaluate import evaluate, render
+from khabar.training.metrics import Report, Span, entity_metrics, topic_metrics
+from khabar.training.settings import read_settings
+from khabar.training.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("anercorp", "gold", "baselines")
+COLUMNS = {
+    "anercorp_micro": "ANERcorp micro",
+    "anercorp_macro": "macro",
+    "anercorp_micro_without_misc": "micro, no MISC",
+    "gold_entities_micro": "gold entities micro",
+    "gold_topics_article_macro": "topics article macro",
+    "gold_topics_segment_micro": "segment micro",
+}
+# Published fine-tunings of AraBERTv0.2-base (135M parameters) on ANERcorp's usual split, in percent.
+PUBLISHED = (
+    ("AraBERTv0.2-base, as published", {"anercorp_macro": 83.7}, "README of github.com/aub-mind/arabert"),
+    (
+        "AraBERTv0.2-base, as published",
+        {"anercorp_micro": 81.3},
+        "huggingface.co/Komail262/arabert-ner-anercorp",
+    ),
+)
+THRESHOLD = 0.5  # of the topic baseline
+
+Row = dict[str, Any]  # {"name", "source", column: [one value a seed]}
+
+
+class Anercorp:
+    """ANERcorp's train and test sentences, and the benchmark's measure: exact spans of whole tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.train_file = folder / "train.bio"
+        self.test = read_conll(folder / "test.bio")
+        sentences = _token_sentences(folder / "test.bio")
+        if len(sentences) != len(self.test):
+            raise KhabarError(f"{folder / 'test.bio'}: {len(sentences)} sentences, {len(self.test)} articles")
+        self._tokens = [_locate(article.text, tokens) for article, tokens in zip(self.test, sentences, strict=True)]
+
+    def measure(self, predicted: Sequence[Sequence[Span]]) -> dict[str, float]:
+        """Measure each test sentence's predicted character spans, widened to whole tokens."""
+        gold = [[(e.start, e.end, e.label) for e in article.entities or ()] for article in self.test]
+        widened = [_widen(spans, tokens) for spans, tokens in zip(predicted, self._tokens, strict=True)]
+        report = entity_metrics(gold, widened)
+        without = entity_metrics(_without_misc(gold), _without_misc(widened))
+        return {
+            "anercorp_micro": report["micro"]["f1"],
+            "anercorp_macro": report["macro"]["f1"],
+            "anercorp_micro_without_misc": without["micro"]["f1"],
+            **{f"anercorp_{label}": row["f1"] for label, row in report["labels"].items()},
+        }
+
+
+def _token_sentences(path: Path) -> list[list[str]]:
+    blocks = path.read_text(encoding="utf-8").split("\n\n")
+    return [[line.split()[0] for line in block.splitlines() if line.strip()] for block in blocks if block.strip()]
+
+
+def _locate(text: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """Find tokens, which stand in the text in their order, as character spans."""
+    spans = []
+    position = 0
+    for token in tokens:
+        start = text.index(token, position)
+        position = start + len(token)
+        spans.append((start, position))
+    return spans
+
+
+def _widen(spans: Sequence[Span], tokens: Sequence[tuple[int, int]]) -> list[Span]:
+    """Stretch spans to the tokens they touch; of two that then meet, the first stays."""
+    widened: list[Span] = []
+    for start, end, label in sorted(spans):
+        touched = [token for token in tokens if token[0] < end and start < token[1]]
+        if touched and (not widened or widened[-1][1] <= touched[0][0]):
+            widened.append((touched[0][0], touched[-1][1], label))
+    return widened
+
+
+def _without_misc(sentences: Sequence[Sequence[Span]]) -> list[list[Span]]:
+    return [[span for span in spans if span[2] != "MISC"] for spans in sentences]
+
+
+def _entity_spans(tagger: Tagger, articles: Sequence[Article]) -> list[list[Span]]:
+    return [[(e.start, e.end, e.label) for e in result.entities] for result in tagger.tag_many(articles)]
+
+
+def _gold_figures(report: Report) -> dict[str, float]:
+    return {
+        "gold_entities_micro": report["entities"]["micro"]["f1"],
+        "gold_topics_article_macro": report["topics"]["article"]["macro"]["f1"],
+        "gold_topics_segment_micro": report["topics"]["segment"]["micro"]["f1"],
+    }
+
+
+def encoder_row(options: argparse.Namespace, data: Path) -> Row:
+    """Train on each corpus with each seed, and measure on its held-out part."""
+    row: Row = {"name": options.encoder, "source": "this run"}
+    with tempfile.TemporaryDirectory(prefix="khabar-quality-") as scratch:
+        if "anercorp" in options.only:
+            corpus = Anercorp(data / "ner" / "anercorp")
+            for seed in options.seeds:
+                tagger = _trained(options, corpus.train_file, None, seed, Path(scratch) / f"anercorp-{seed}")
+                _add(row, corpus.measure(_entity_spans(tagger, corpus.test)))
+        if "gold" in options.only:
+            dev_file = data / "gold" / "dev.jsonl"
+            dev = read_articles(dev_file)
+            for seed in options.gold_seeds:
+                output = Path(scratch) / f"gold-{seed}"
+                tagger = _trained(options, data / "gold" / "train.jsonl", dev_file, seed, output)
+                report = evaluate(tagger, dev)
+                _say(f"gold dev, seed {seed}\n{render(report)}")
+                _add(row, _gold_figures(report))
+    return row
+
+
+def _trained(options: argparse.Namespace, corpus: Path, dev: Path | None, seed: int, output: Path) -> Tagger:
+    given: dict[str, Any] = {
+        "corpora": (str(corpus),),
+        "output": str(output),
+        "encoder": options.encoder,
+        "seed": seed,
+        "device": options.device,
+    }
+    if dev is not None:
+        given["dev"] = str(dev)
+    began = time.monotonic()
+    train(read_settings(options.config, given), progress_bar=sys.stderr.isatty())
+    _say(f"trained on {corpus.name}, seed {seed}: {time.monotonic() - began:,.0f} s")
+    return load(output, device=options.device)
+
+
+def model_row(name: str, device: str, data: Path) -> Row:
+    """Measure a finished model on gold dev."""
+    tagger = load(name, device=device)
+    report = evaluate(tagger, read_articles(data / "gold" / "dev.jsonl"))
+    _say(f"gold dev, {name}\n{render(report)}")
+    row: Row = {"name": f"{name}, as it is", "source": "this run"}
+    _add(row, _gold_figures(report))
+    return row
+
+
+def baseline_row(data: Path) -> Row:
+    """Train and measure the feature baselines."""
+    row: Row = {"name": "CRF with features; TF-IDF + logistic regression", "source": "this run"}
+    corpus = Anercorp(data / "ner" / "anercorp")
+    crf = CrfEntities().fit(read_conll(corpus.train_file))
+    _add(row, corpus.measure([crf.predict(article) for article in corpus.test]))
+
+    train_set = read_articles(data / "gold" / "train.jsonl")
+    dev = read_articles(data / "gold" / "dev.jsonl")
+    crf = CrfEntities().fit(train_set)
+    gold = [[(e.start, e.end, e.label) for e in article.entities or ()] for article in dev]
+    entities = entity_metrics(gold, [crf.predict(article) for article in dev])
+
+    topics = sorted({topic for article in train_set for topic in article.topics or ()})
+    baseline = TfidfTopics(topics).fit(train_set)
+    scores = [baseline.segment_scores(article) for article in dev]  # each (n_segments, n_topics)
+    segments = [segment.topics or () for article in dev for segment in article.segments or ()]
+    thresholds = dict.fromkeys(topics, THRESHOLD)
+    by_segment = [dict(zip(topics, values, strict=True)) for values in np.concatenate(scores).tolist()]
+    by_article = [dict(zip(topics, values.max(axis=0).tolist(), strict=True)) for values in scores]
+    report = {
+        "entities": entities,
+        "topics": {
+            "segment": topic_metrics(segments, by_segment, thresholds, topics),
+            "article": topic_metrics([a.topics or () for a in dev], by_article, thresholds, topics),
+        },
+    }
+    _add(row, _gold_figures(report))
+    return row
+
+
+def _add(row: Row, figures: dict[str, float]) -> None:
+    for name, value in figures.items():
+        row.setdefault(name, []).append(round(100 * value, 2))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lay rows out as a Markdown table: means, with standard deviations where there are several seeds."""
+    lines = [["", *COLUMNS.values(), "source"]]
+    lines += [[row["name"], *(_cell(row.get(name)) for name in COLUMNS), row["source"]] for row in rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    laid = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+    laid.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(laid)
+
+
+def _cell(values: Sequence[float] | None) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure quality; every figure is an F1 in percent.")
+    parser.add_argument("--encoder", help="encoder to train on, hub id or folder")
+    parser.add_argument("--model", action="append", default=[], help="finished model: folder, hub id or embedded")
+    parser.add_argument("--config", help="training settings, YAML or JSON")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the ANERcorp runs")
+    parser.add_argument("--gold-seeds", type=int, nargs="+", default=[0], help="of the gold runs")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the corpora")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, help="also write the rows as JSON")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what is asked for and print the table."""
+    options = _options()
+    rows: list[Row] = []
+    if options.encoder and {"anercorp", "gold"} & set(options.only):
+        rows.append(encoder_row(options, options.data))
+    rows += [model_row(name, options.device, options.data) for name in options.model]
+    if "baselines" in options.only:
+        rows.append(baseline_row(options.data))
+    for name, figures, source in PUBLISHED:
+        rows.append({"name": name, "source": source, **{column: [value] for column, value in figures.items()}})
+    if options.output:
+        options.output.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KhabarError as error:
+        sys.exit(f"error: {error}")
