@@ -65,7 +65,7 @@ class Anercorp:
             raise KhabarError(f"{folder / 'test.bio'}: {len(sentences)} sentences, {len(self.test)} articles")
         self._tokens = [_locate(article.text, tokens) for article, tokens in zip(self.test, sentences, strict=True)]
 
-    def measure(self, predicted: Sequence[Sequence[Span]]) -> dict[str, float]:
+    def measure(self, predicted: Sequence[Sequence[Span]]) -> dict[str, float | None]:
         """Measure each test sentence's predicted character spans, widened to whole tokens."""
         gold = [[(e.start, e.end, e.label) for e in article.entities or ()] for article in self.test]
         widened = [_widen(spans, tokens) for spans, tokens in zip(predicted, self._tokens, strict=True)]
@@ -113,7 +113,7 @@ def _entity_spans(tagger: Tagger, articles: Sequence[Article]) -> list[list[Span
     return [[(e.start, e.end, e.label) for e in result.entities] for result in tagger.tag_many(articles)]
 
 
-def _gold_figures(report: Report) -> dict[str, float]:
+def _gold_figures(report: Report) -> dict[str, float | None]:
     return {
         "gold_entities_micro": report["entities"]["micro"]["f1"],
         "gold_topics_article_macro": report["topics"]["article"]["macro"]["f1"],
@@ -199,8 +199,10 @@ def baseline_row(data: Path) -> Row:
     return row
 
 
-def _add(row: Row, figures: dict[str, float]) -> None:
+def _add(row: Row, figures: dict[str, float | None]) -> None:
     for name, value in figures.items():
+        if value is None:  # a label without gold
+            continue
         row.setdefault(name, []).append(round(100 * value, 2))
 
 
