@@ -254,6 +254,7 @@ def _build_model(settings: TrainSettings, labels: LabelSet) -> tuple[KhabarModel
         encoder = AutoModel.from_config(AutoConfig.from_pretrained(settings.encoder))
     else:
         encoder, tokenizer = load_encoder(settings.encoder)
+    encoder.config._name_or_path = ""  # a path of this machine means nothing elsewhere
     limit = getattr(encoder.config, "max_position_embeddings", None) or DEFAULT_WINDOW
     window = settings.window or min(limit, DEFAULT_WINDOW)
     if window > limit:
