@@ -39,7 +39,7 @@ class KhabarConfig(PreTrainedConfig):
     topic_thresholds: dict[str, float] = field(default_factory=dict)
     window: int = 512
     stride: int = 384
-    max_segment_words: int = 128
+    max_segment_words: int = 160
     head_dropout: float = 0.1
     name: str = "khabar"
     version: str = "1.0"

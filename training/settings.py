@@ -77,7 +77,7 @@ class TrainSettings:
     device: str = "auto"
     window: int | None = None
     stride: int | None = None
-    max_segment_words: int = 128
+    max_segment_words: int = 160
     checkpoint_steps: int | None = None
     name: str = "khabar"
     version: str = "1.0"
