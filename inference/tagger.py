@@ -103,7 +103,7 @@ class Tagger:
             [article.text for article in articles],
             self.tokenizer,
             max_segment_words=self.model.config.max_segment_words,
-            segments=[[(s.start, s.end) for s in a.segments] if a.segments else None for a in articles],
+            segments=[article.segment_spans for article in articles],
         )
         tagged: dict[int, TaggedArticle] = {}
         for indices in plan_batches([one.n_pieces for one in encoded], self.model.config.window, batch_pieces):

@@ -62,6 +62,11 @@ class Article:
     topics: tuple[str, ...] | None = None
     entities: tuple[Entity, ...] | None = None
 
+    @property
+    def segment_spans(self) -> list[tuple[int, int]] | None:
+        """The article's own segments as spans; None where it has none and the text is to be split."""
+        return [(segment.start, segment.end) for segment in self.segments] if self.segments else None
+
     def to_json(self) -> dict[str, object]:
         """Give the JSON object that `parse_article` reads back as an equal article."""
         row: dict[str, object] = {

@@ -65,19 +65,8 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     config = _quietly(name, lambda: KhabarConfig.from_pretrained(name))
     if not config.topics and not config.entity_labels:
         raise ModelFolderError(f"{name}: config.json names no topics and no entity labels; not a khabar model")
-    loaded: Any = _quietly(
-        name,
-        lambda: KhabarModel.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # so that they are reported, with the rest, and refused below
-            output_loading_info=True,
-        ),
-    )
     model: KhabarModel
-    model, info = loaded
+    model, info = _with_report(KhabarModel, name, config=config)
     problems = [
         *(f"{key} is missing" for key in sorted(info["missing_keys"])),
         *(f"{key} is not part of this model" for key in sorted(info["unexpected_keys"])),
@@ -103,18 +92,8 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if _quietly(name, lambda: AutoConfig.from_pretrained(name)).model_type == KhabarConfig.model_type:
         model, tokenizer = load_model(name)
         return model.encoder, tokenizer
-    loaded: Any = _quietly(
-        name,
-        lambda: AutoModel.from_pretrained(
-            name,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        ),
-    )
     encoder: PreTrainedModel
-    encoder, info = loaded
+    encoder, info = _with_report(AutoModel, name)
     # A masked-LM checkpoint has no pooler, and khabar uses none; every other weight must be there.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
@@ -123,6 +102,21 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     tokenizer = _quietly(name, lambda: load_tokenizer(name))
     _check_vocabulary(name, encoder, tokenizer)
     return encoder, tokenizer
+
+
+def _with_report(kind: Any, name: str | Path, **options: Any) -> Any:
+    """Load weights in float32 from safetensors alone, with transformers' account of what did not fit."""
+    return _quietly(
+        name,
+        lambda: kind.from_pretrained(
+            name,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are in the account, and the caller refuses them
+            output_loading_info=True,
+            **options,
+        ),
+    )
 
 
 def _check_folder(name: str | Path, needed: tuple[str, ...]) -> None:

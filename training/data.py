@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from khabar.models.article import Article
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 from khabar.training.batching import Example
@@ -28,21 +27,12 @@ def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
     topics: set[str] = set()
     entity_labels: set[str] = set()
     for corpus in corpora:
-        for article in corpus.articles:
-            topics.update(article.topics or ())
-            for segment in article.segments or ():
-                topics.update(segment.topics or ())
-            for entity in article.entities or ():
-                if entity.label not in corpus.annotation.ignore:
-                    entity_labels.update(corpus.annotation.entity_map.get(entity.label, (entity.label,)))
+        topics.update(corpus.topics)
+        found = {entity.label for article in corpus.articles for entity in article.entities or ()}
+        entity_labels.update(label for source in found for label in corpus.annotation.labels_of(source))
     if not topics and not entity_labels:
         raise KhabarError("the corpora hold no topic and no entity: there is nothing to learn")
     return LabelSet(topics=tuple(sorted(topics)), entity_labels=tuple(sorted(entity_labels)))
-
-
-def known_segments(article: Article) -> list[tuple[int, int]] | None:
-    """Give an article's own segments as spans; None where it has none and the text is to be split."""
-    return [(segment.start, segment.end) for segment in article.segments] if article.segments else None
 
 
 def make_examples(
@@ -62,7 +52,7 @@ def make_examples(
                 [article.text for article in articles],
                 tokenizer,
                 max_segment_words=max_segment_words,
-                segments=[known_segments(article) for article in articles],
+                segments=[article.segment_spans for article in articles],
             )
             examples += [
                 Example(encoded=one, targets=make_targets(article, one, corpus.annotation, labels, lost))
