@@ -1,16 +1,18 @@
-"""The settings a khabar model is saved with: its labels, thresholds, windows and its encoder's configuration.
+"""The settings a khabar model is saved with: its labels, calibration, windows and its encoder's configuration.
 
 Labels are data: nothing else in khabar names a topic or an entity type.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from khabar.models.errors import ModelFolderError
+from khabar.models.ranges import check_range
 
 
 class KhabarConfig(PreTrainedConfig):
@@ -20,7 +22,9 @@ class KhabarConfig(PreTrainedConfig):
         encoder: Configuration of the encoder; a dict with `model_type` is resolved through AutoConfig.
         topics: Topic labels, in the order of the topic logits.
         entity_labels: Entity labels, in the order of the BIO tags.
+        topic_temperatures: What divides each topic's logits before they become probabilities.
         topic_thresholds: The probability from which each topic counts as reported.
+        topic_bands: For some topics, [low, high]: probabilities from low up to, not including, high are uncertain.
         window: Window length in pieces, the two special pieces included.
         stride: Step between windows in pieces.
         max_segment_words: Longest segment, in words, where an article's segments are not given.
@@ -36,7 +40,9 @@ class KhabarConfig(PreTrainedConfig):
     encoder: PreTrainedConfig | dict[str, Any] | None = None
     topics: list[str] = field(default_factory=list)
     entity_labels: list[str] = field(default_factory=list)
+    topic_temperatures: dict[str, float] = field(default_factory=dict)
     topic_thresholds: dict[str, float] = field(default_factory=dict)
+    topic_bands: dict[str, list[float]] = field(default_factory=dict)
     window: int = 512
     stride: int = 384
     max_segment_words: int = 160
@@ -48,8 +54,8 @@ class KhabarConfig(PreTrainedConfig):
         """Resolve the encoder's configuration and check that the settings agree with each other.
 
         Raises:
-            ModelFolderError: If a label is listed twice, a threshold is missing, of an unknown topic or
-                outside [0, 1], or the window is too short for its stride.
+            ModelFolderError: If a label is listed twice, a topic's temperature, threshold or band is missing, of an
+                unknown topic or out of range, or the window is too short for its stride.
         """
         if isinstance(self.encoder, dict):
             settings = dict(self.encoder)
@@ -58,29 +64,51 @@ class KhabarConfig(PreTrainedConfig):
             self.encoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
         self.topics = list(self.topics)
         self.entity_labels = list(self.entity_labels)
+        self.topic_temperatures = dict(self.topic_temperatures or dict.fromkeys(self.topics, 1.0))
         self.topic_thresholds = dict(self.topic_thresholds or dict.fromkeys(self.topics, 0.5))
+        self.topic_bands = {topic: list(band) for topic, band in self.topic_bands.items()}
         self._check()
+        chosen = getattr(self.encoder, "_attn_implementation", None)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        if self._attn_implementation is None and self.encoder is not None:
+            # transformers hands its own None on to the encoder, which may be a loaded one that has chosen already.
+            self.encoder._attn_implementation = chosen
 
     def _check(self) -> None:
         for key, labels in (("topics", self.topics), ("entity_labels", self.entity_labels)):
             repeated = sorted({label for label in labels if labels.count(label) > 1})
             if repeated:
                 raise ModelFolderError(f"config.json: {key} lists {', '.join(repeated)} more than once")
-        thresholds = self.topic_thresholds
-        if set(thresholds) != set(self.topics):
-            raise ModelFolderError(
-                f"config.json: topic_thresholds has {sorted(thresholds)}, must have exactly the topics {self.topics}"
-            )
-        for topic, threshold in thresholds.items():
-            if not 0.0 <= threshold <= 1.0:
-                raise ModelFolderError(f"config.json: topic_thresholds.{topic} is {threshold}, must be in [0, 1]")
+        self._check_calibration()
         if not 0 < self.stride <= self.window - 2:
             raise ModelFolderError(
                 f"config.json: stride is {self.stride}, must be in [1, window - 2 = {self.window - 2}]"
             )
-        if self.max_segment_words < 1:
-            raise ModelFolderError(f"config.json: max_segment_words is {self.max_segment_words}, must be at least 1")
+        check_range("config.json: max_segment_words", self.max_segment_words, at_least=1, error=ModelFolderError)
+
+    def _check_calibration(self) -> None:
+        for key in ("topic_temperatures", "topic_thresholds"):
+            named = getattr(self, key)
+            if set(named) != set(self.topics):
+                raise ModelFolderError(
+                    f"config.json: {key} has {sorted(named)}, must have exactly the topics {self.topics}"
+                )
+        for topic, temperature in self.topic_temperatures.items():
+            name = f"config.json: topic_temperatures.{topic}"
+            check_range(name, temperature, above=0, below=math.inf, error=ModelFolderError)
+        for topic, threshold in self.topic_thresholds.items():
+            name = f"config.json: topic_thresholds.{topic}"
+            check_range(name, threshold, at_least=0, at_most=1, error=ModelFolderError)
+        unknown = sorted(set(self.topic_bands) - set(self.topics))
+        if unknown:
+            raise ModelFolderError(
+                f"config.json: topic_bands has {unknown}, must have only some of the topics {self.topics}"
+            )
+        for topic, band in self.topic_bands.items():
+            if len(band) != 2 or not 0.0 <= band[0] < band[1] <= 1.0:
+                raise ModelFolderError(
+                    f"config.json: topic_bands.{topic} is {band}, must be two rising probabilities in [0, 1]"
+                )
 
     @property
     def full_name(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MOST_SHOWN = 50  # problems in a message
+MOST_KEPT = 10_000  # problems of a file that are kept; the rest are counted, so that memory stays bounded
 
 
 class KhabarError(ValueError):
@@ -39,13 +40,16 @@ class CorpusError(KhabarError):
 
     Attributes:
         problems: Every problem found, in the order of the file; the message shows the first MOST_SHOWN.
+        n_more: How many further ones were found and not kept.
     """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], *, n_more: int = 0) -> None:
         self.problems = list(problems)
+        self.n_more = n_more
         shown = [str(problem) for problem in self.problems[:MOST_SHOWN]]
-        if len(self.problems) > MOST_SHOWN:
-            shown.append(f"… and {len(self.problems) - MOST_SHOWN:,} more problems")
+        n_hidden = len(self.problems) - len(shown) + n_more
+        if n_hidden:
+            shown.append(f"… and {n_hidden:,} more problems")
         super().__init__("\n".join(shown))
 
 

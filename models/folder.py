@@ -24,11 +24,17 @@ from khabar.models.errors import KhabarError, ModelFolderError
 from khabar.models.model import KhabarModel
 from khabar.models.text import load_tokenizer
 
+EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the model that comes with khabar
 WEIGHTS = "model.safetensors"
 HUB_TIMEOUT = 10  # seconds
 MODEL_FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 
 T = TypeVar("T")
+
+
+def named_folder(name: str | Path) -> str | Path:
+    """Give the folder that the name `embedded` stands for; any other name, a folder's or a hub's, as it is."""
+    return EMBEDDED if str(name) == "embedded" else name
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
@@ -41,28 +47,38 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
     folder.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        with _no_reports():
+        with no_reports():
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
-            path.chmod(0o644)  # safetensors writes files for their owner alone
-            path.replace(folder / path.name)
+        move_files(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def move_files(source: Path, folder: Path) -> None:
+    """Move a whole model's files into a folder of the same disk, where they may replace an earlier model's.
+
+    At no moment does the folder hold a config.json beside files that are not of the same model.
+    """
+    (folder / "config.json").unlink(missing_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "config.json"):
+        path.chmod(0o644)  # safetensors writes files for their owner alone
+        path.replace(folder / path.name)
 
 
 def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     """Load a khabar model in float32, in evaluation mode, on the CPU.
 
     Args:
-        name: A model folder, or a hub id; only a hub id reaches the network.
+        name: A model folder, a hub id, or `embedded`; only a hub id reaches the network.
 
     Raises:
         ModelFolderError: If the folder is not a khabar model, lacks a file, has missing, extra or
             wrongly shaped tensors, or its tokenizer does not fit its vocabulary.
     """
+    name = named_folder(name)
     _check_folder(name, MODEL_FILES)
-    config = _quietly(name, lambda: KhabarConfig.from_pretrained(name))
+    config = quietly(name, lambda: KhabarConfig.from_pretrained(name))
     if not config.topics and not config.entity_labels:
         raise ModelFolderError(f"{name}: config.json names no topics and no entity labels; not a khabar model")
     model: KhabarModel
@@ -74,7 +90,7 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     ]
     if problems:
         raise ModelFolderError(f"{name}: {WEIGHTS} does not fit config.json: {_some(problems)}")
-    tokenizer = _quietly(name, lambda: load_tokenizer(name))
+    tokenizer = quietly(name, lambda: load_tokenizer(name))
     _check_vocabulary(name, model.encoder, tokenizer)
     return model.train(mode=False), tokenizer
 
@@ -83,13 +99,15 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Load a pretrained encoder to train a khabar model on: any encoder transformers knows, or khabar's own.
 
     Args:
-        name: A folder, or a hub id such as aubmindlab/bert-base-arabertv02. Of a khabar model, its encoder.
+        name: A folder, a hub id such as aubmindlab/bert-base-arabertv02, or `embedded`. Of a khabar model, its
+            encoder.
 
     Raises:
         ModelFolderError: If it is not there, has no safetensors, or weights of the encoder are missing.
     """
+    name = named_folder(name)
     _check_folder(name, ("config.json", WEIGHTS))
-    if _quietly(name, lambda: AutoConfig.from_pretrained(name)).model_type == KhabarConfig.model_type:
+    if quietly(name, lambda: AutoConfig.from_pretrained(name)).model_type == KhabarConfig.model_type:
         model, tokenizer = load_model(name)
         return model.encoder, tokenizer
     encoder: PreTrainedModel
@@ -99,14 +117,14 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if missing or info["mismatched_keys"]:
         mismatched = [f"{key[0]} has another shape" for key in info["mismatched_keys"]]
         raise ModelFolderError(f"{name}: {WEIGHTS} lacks weights of the encoder: {_some([*missing, *mismatched])}")
-    tokenizer = _quietly(name, lambda: load_tokenizer(name))
+    tokenizer = quietly(name, lambda: load_tokenizer(name))
     _check_vocabulary(name, encoder, tokenizer)
     return encoder, tokenizer
 
 
 def _with_report(kind: Any, name: str | Path, **options: Any) -> Any:
     """Load weights in float32 from safetensors alone, with transformers' account of what did not fit."""
-    return _quietly(
+    return quietly(
         name,
         lambda: kind.from_pretrained(
             name,
@@ -135,6 +153,8 @@ def _check_folder(name: str | Path, needed: tuple[str, ...]) -> None:
     if missing:
         pickles = [path.name for path in folder.glob("*.bin")]
         hint = f" ({', '.join(pickles)} is a pickle, which khabar never opens)" if pickles else ""
+        if (folder / "model.onnx").is_file():
+            hint = " (it has a model.onnx: runtime onnx loads what `khabar export` wrote)"
         raise ModelFolderError(f"{name}: {', '.join(missing)} missing{hint}")
 
 
@@ -158,10 +178,10 @@ def _check_vocabulary(name: str | Path, encoder: PreTrainedModel, tokenizer: Pre
         raise ModelFolderError(f"{name}: the tokenizer has {n_pieces} pieces, the encoder embeds only {n_rows}")
 
 
-def _quietly(name: str | Path, load: Callable[[], T]) -> T:
+def quietly(name: str | Path, load: Callable[[], T]) -> T:
     """Load without transformers' reports (ours are errors), turning its many failures into one kind."""
     try:
-        with _no_reports():
+        with no_reports():
             return load()
     except KhabarError:
         raise
@@ -170,7 +190,7 @@ def _quietly(name: str | Path, load: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _no_reports() -> Iterator[None]:
+def no_reports() -> Iterator[None]:
     """Keep transformers' progress bars and loading reports off the terminal for a while."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

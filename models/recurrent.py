@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
+from khabar.models.ranges import check_range
+
 
 class RecurrentConfig(PreTrainedConfig):
     """Configuration of a `RecurrentEncoder`.
@@ -53,13 +55,11 @@ class RecurrentConfig(PreTrainedConfig):
             ValueError: If a size is not positive, hidden_size is odd, or a dropout is outside [0, 1).
         """
         for name in ("vocab_size", "embedding_size", "context_size", "n_context_layers", "mix_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+            check_range(name, getattr(self, name), at_least=1)
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size is {self.hidden_size}, must be even: half for each direction")
         for name in ("piece_dropout", "embedding_dropout", "context_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be in [0, 1)")
+            check_range(name, getattr(self, name), at_least=0, below=1)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
 

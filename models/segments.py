@@ -53,6 +53,33 @@ def split_segments(text: str, *, max_words: int = MAX_WORDS) -> list[Span]:
     return segments
 
 
+def sentence_around(text: str, start: int, end: int) -> Span:
+    """Widen a stretch of a text to the sentence, or sentences, that it stands in; the end of a line ends one too.
+
+    Args:
+        text: Raw text.
+        start: First character of the stretch, in code points.
+        end: One past its last.
+
+    Returns:
+        A half-open span that holds the stretch.
+    """
+    first, last = start, end
+    for line in _LINE.finditer(text):
+        if line.start() <= start < line.end():
+            ends = [match.end() for match in _SENTENCE_END.finditer(text, line.start(), line.end())]
+            first = max((position for position in ends if position <= start), default=line.start())
+        if line.start() < end <= line.end():
+            ends = [match.end() for match in _SENTENCE_END.finditer(text, line.start(), line.end())]
+            last = min((position for position in ends if position >= end), default=line.end())
+            break
+    while first < start and text[first].isspace():
+        first += 1
+    while last > end and text[last - 1].isspace():
+        last -= 1
+    return first, last
+
+
 def _grouped_sentences(text: str, words: list[Span]) -> list[list[Span]]:
     """Put whole sentences together as long as a group stays within GROUP words."""
     groups: list[list[Span]] = []

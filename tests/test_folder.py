@@ -87,7 +87,10 @@ def test_tensors_that_do_not_fit_are_named(folder, change, message):
     ("change", "message"),
     [
         (lambda c: c["entity_labels"].append("NEW"), "must be"),
-        (lambda c: c.update(topics=[], entity_labels=[], topic_thresholds={}), "not a khabar model"),
+        (
+            lambda c: c.update(topics=[], entity_labels=[], topic_thresholds={}, topic_temperatures={}),
+            "not a khabar model",
+        ),
         (lambda c: c["encoder"].update(model_type="no-such-encoder"), "no-such-encoder"),
         (lambda c: c.update(topic_thresholds={"attack": 2.0, "statement": 0.5}), "topic_thresholds.attack is 2.0"),
     ],
