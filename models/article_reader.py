@@ -4,11 +4,19 @@ Knows the file's lines and their JSON; what an article may hold is article.py's 
 """
 
 import json
-from collections.abc import Collection
+import os
+import stat
+from array import array
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from khabar.models.article import Article, parse_article
-from khabar.models.errors import CorpusError, KhabarError, Problem
+from khabar.models.errors import MOST_KEPT, CorpusError, KhabarError, Problem
 from khabar.models.messages import show
 
 _UTF8_BOM = b"\xef\xbb\xbf"
@@ -21,58 +29,102 @@ def read_articles(
     topics: Collection[str] | None = None,
     entity_labels: Collection[str] | None = None,
 ) -> list[Article]:
-    """Read every article of a JSON Lines file.
+    """Read every article of a JSON Lines file, as `iter_articles` does, into a list."""
+    return list(iter_articles(path, topics=topics, entity_labels=entity_labels))
 
-    Blank lines are skipped, and so is a byte order mark before the first line.
+
+def iter_articles(
+    path: str | Path,
+    *,
+    topics: Collection[str] | None = None,
+    entity_labels: Collection[str] | None = None,
+) -> Iterator[Article]:
+    """Read a JSON Lines file one article at a time; what is wrong with it is raised at its end.
+
+    Blank lines are skipped, and so is a byte order mark before the first line. Beside the article, an id takes 16
+    bytes of memory; a file with repeated ids is read a second time.
 
     Args:
         path: The file.
         topics: The topics that may occur; None accepts any.
         entity_labels: The entity labels that may occur; None accepts any.
 
+    Yields:
+        The articles that nothing is wrong with by themselves.
+
     Raises:
-        CorpusError: If any line is not an article: its `problems` hold all that is wrong in the file.
+        CorpusError: After the last article, if any line is not an article or an id stands twice: its `problems`
+            hold all that is wrong in the file (see MOST_KEPT).
         KhabarError: If the file cannot be read at all.
     """
-    raw = read_bytes(path)
-    if raw.startswith(_UTF16_BOMS):
-        raise KhabarError(f"{path} is in UTF-16; allowed: UTF-8")
-    articles: list[Article] = []
     problems: list[Problem] = []
-    first_line: dict[str, int] = {}  # where each id was first seen
-    for number, line in enumerate(raw.removeprefix(_UTF8_BOM).split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    n_more = 0
+    ids = _Ids()
+    for number, line in read_lines(path):
+        row, messages = None, []
         try:
             row = parse_json(line)
         except ValueError as error:
-            problems.append(Problem(file=str(path), line=number, message=str(error)))
-            continue
-        article, messages = parse_article(row, topics=topics, entity_labels=entity_labels)
+            messages.append(str(error))
+        else:
+            article, messages = parse_article(row, topics=topics, entity_labels=entity_labels)
+            if article is not None:
+                yield article
         # An id is compared even when its article is wrong elsewhere: one reading shows all.
-        name = row.get("id") if isinstance(row, dict) else None
-        if isinstance(name, str) and (first := first_line.setdefault(name, number)) != number:
-            messages.append(f"id is {show(name)}, the id of line {first} too; allowed: each id once")
-        problems += [Problem(file=str(path), line=number, message=message) for message in messages]
-        if article is not None:
-            articles.append(article)
-    if problems:
-        raise CorpusError(problems)
-    return articles
+        if (name := _id_of(row)) is not None:
+            ids.add(name, number)
+        room = MOST_KEPT - len(problems)
+        problems += [Problem(file=str(path), line=number, message=message) for message in messages[:room]]
+        n_more += len(messages[room:])
+    repeats, n_more_repeats = ids.repeats(path)
+    if problems or repeats:
+        in_order = sorted([*problems, *repeats], key=attrgetter("line"))
+        raise CorpusError(in_order, n_more=n_more + n_more_repeats)
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Read a UTF-8 file's lines with their numbers, counted from 1; blank ones and a byte order mark are left out.
+
+    Raises:
+        KhabarError: If there is no such file, or it is no plain file, cannot be read or is in UTF-16.
+    """
+    with open_plain(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if number == 1:
+                if line.startswith(_UTF16_BOMS):
+                    raise KhabarError(f"{path} is in UTF-16; allowed: UTF-8")
+                line = line.removeprefix(_UTF8_BOM)
+            if line.strip():
+                yield number, line.removesuffix(b"\n")
+
+
+@contextmanager
+def open_plain(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a corpus file to read it; one that can be read again from its start.
+
+    Raises:
+        KhabarError: If there is no such file, or it is no plain file or cannot be read; the message names it.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                allowed = "a file on disk, for a corpus is read more than once"
+                raise KhabarError(f"{path} is no plain file; allowed: {allowed}")
+            yield stream
+    except FileNotFoundError:
+        raise KhabarError(f"{path}: no such file") from None
+    except OSError as error:
+        raise KhabarError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_bytes(path: str | Path) -> bytes:
     """Read a corpus file whole.
 
     Raises:
-        KhabarError: If there is no such file, or it cannot be read; the message names it.
+        KhabarError: As `open_plain` does.
     """
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise KhabarError(f"{path}: no such file") from None
-    except OSError as error:
-        raise KhabarError(f"{path} cannot be read: {error.strerror}") from None
+    with open_plain(path) as stream:
+        return stream.read()
 
 
 def parse_json(line: bytes) -> object:
@@ -95,6 +147,43 @@ def parse_json(line: bytes) -> object:
         raise ValueError(f"not JSON: {error.msg} at column {error.pos + 1}, at {seen}") from None
     except RecursionError:
         raise ValueError("not an article: JSON nested too deep") from None
+
+
+class _Ids:
+    """The ids of a file's articles, as 8 bytes of hash and a line number each."""
+
+    def __init__(self) -> None:
+        self._hashes, self._lines = array("q"), array("q")
+
+    def add(self, name: str, line: int) -> None:
+        self._hashes.append(hash(name))
+        self._lines.append(line)
+
+    def repeats(self, path: str | Path) -> tuple[list[Problem], int]:
+        """Name the lines whose id an earlier line has; and count those beyond MOST_KEPT, by their hashes."""
+        hashes = np.frombuffer(self._hashes, dtype=np.int64)
+        order = np.argsort(hashes, kind="stable")
+        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
+        if not len(again):
+            return [], 0
+        # In the order of the file; a hash is no proof, so the ids themselves are compared.
+        later = np.sort(order[again])
+        alike = np.isin(hashes, hashes[later[:MOST_KEPT]])
+        suspects = set(np.frombuffer(self._lines, dtype=np.int64)[alike].tolist())
+        first_line: dict[str, int] = {}
+        problems: list[Problem] = []
+        for number, line in read_lines(path):
+            if number in suspects and len(problems) < MOST_KEPT:
+                name = _id_of(parse_json(line))
+                if name is not None and (first := first_line.setdefault(name, number)) != number:
+                    message = f"id is {show(name)}, the id of line {first} too; allowed: each id once"
+                    problems.append(Problem(file=str(path), line=number, message=message))
+        return problems, max(len(later) - MOST_KEPT, 0)
+
+
+def _id_of(row: object) -> str | None:
+    name = row.get("id") if isinstance(row, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _refuse_constant(name: str) -> object:

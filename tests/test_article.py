@@ -1,14 +1,17 @@
 """The article's JSON form and the strict reader: what is accepted, and how every wrong thing is named."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from khabar.models import article_reader
 from khabar.models.article import Article, Entity, Segment, parse_article
-from khabar.models.article_reader import read_articles
+from khabar.models.article_reader import iter_articles, read_articles
 from khabar.models.errors import CorpusError, KhabarError
 
 SAMPLE = Path(__file__).parent / "data" / "articles.jsonl"
@@ -258,6 +261,43 @@ def test_other_encodings_and_missing_files_are_errors(tmp_path):
         read_articles(tmp_path / "nowhere.jsonl")
     with pytest.raises(KhabarError, match="cannot be read"):
         read_articles(tmp_path)
+
+
+def test_articles_are_given_one_at_a_time_and_what_is_wrong_at_the_end(tmp_path):
+    path = write(tmp_path, row("a"), "no", row("b"), row("a"), row("c", topics=1))
+    stream = iter_articles(path)
+    assert next(stream).id == "a"
+    assert [next(stream).id, next(stream).id] == ["b", "a"]
+    with pytest.raises(CorpusError) as caught:
+        next(stream)
+    assert [problem.line for problem in caught.value.problems] == [2, 4, 5]
+
+
+def test_ids_with_equal_hashes_are_compared_themselves(tmp_path, monkeypatch):
+    monkeypatch.setattr(article_reader, "hash", len, raising=False)
+    path = write(tmp_path, row("a1"), row("a2"), row("b"), row("a2"), row("c"))
+    assert read_problems(path) == ['4: id is "a2", the id of line 2 too; allowed: each id once']
+    path = write(tmp_path, row("a1"), row("a2"))
+    assert [article.id for article in read_articles(path)] == ["a1", "a2"]
+
+
+def test_the_problems_of_a_hopeless_file_are_counted_beyond_those_that_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(article_reader, "MOST_KEPT", 5)
+    path = write(tmp_path, *["no"] * 8, *[row("a")] * 9, row("b"), row("b"))
+    with pytest.raises(CorpusError, match=r"… and 7 more problems") as caught:
+        read_articles(path)
+    # Five of eight lines, and five of nine repeats.
+    assert [problem.line for problem in caught.value.problems] == [1, 2, 3, 4, 5, 10, 11, 12, 13, 14]
+    assert caught.value.n_more == 3 + 4
+
+
+def test_a_pipe_is_no_corpus(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.jsonl").open("wb").close())
+    writer.start()
+    with pytest.raises(KhabarError, match=r"pipe\.jsonl is no plain file; allowed: a file on disk, for a corpus is"):
+        read_articles(tmp_path / "pipe.jsonl")
+    writer.join()
 
 
 json_values = st.recursive(

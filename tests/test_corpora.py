@@ -56,7 +56,7 @@ def test_a_file_of_articles_is_a_corpus_with_its_own_labels():
 
 def test_sources_with_a_label_map(tmp_path):
     articles, tokens = load_corpus(write_yaml(tmp_path, ARTICLES, {**TOKENS, "weight": 0.5}))
-    assert len(articles.articles) == 6
+    assert articles.counts.articles == len(list(articles.articles)) == 6
     assert tokens.annotation == Annotation(
         entity_map={"PERS": ("PERSON",), "LOC": ("LOCATION",), "ORG": ("ORGANIZATION", "MILITARY")},
         unannotated=frozenset({"DATE", "WEAPON"}),
@@ -78,7 +78,7 @@ def test_ignored_labels_reach_the_reader_of_nested_columns(tmp_path):
         "ignore": ["OCC"],
     }
     (corpus,) = load_corpus(write_yaml(tmp_path, source))
-    assert ("بلدية الرمادي", "ORG") in surfaces(corpus.articles[0])
+    assert ("بلدية الرمادي", "ORG") in surfaces(next(iter(corpus.articles)))
 
 
 def test_paths_are_relative_to_the_yaml_and_a_format_can_be_named(tmp_path):
@@ -86,7 +86,7 @@ def test_paths_are_relative_to_the_yaml_and_a_format_can_be_named(tmp_path):
     (tmp_path / "news" / "tokens.iob2").write_text("حلب B-LOC\n", encoding="utf-8")
     path = write_yaml(tmp_path, {"path": "news/tokens.iob2", "format": "conll"})
     (corpus,) = load_corpus(path)
-    assert surfaces(corpus.articles[0]) == [("حلب", "LOC")]
+    assert surfaces(next(iter(corpus.articles))) == [("حلب", "LOC")]
 
 
 def test_label_maps_may_name_labels_that_never_occur(tmp_path):
@@ -157,6 +157,12 @@ def test_untrue_claims_are_errors(tmp_path):
         ({"proclitics": 1}, "sources[0].proclitics is 1; allowed: true or false"),
         ({"weight": 0}, "sources[0].weight is 0; allowed: a number above 0"),
         ({"weight": True}, "sources[0].weight is true; allowed: a number above 0"),
+        ({"split": "valid"}, 'sources[0].split is "valid"; allowed: train, dev, test'),
+        ({"topics": ["a"]}, 'sources[0].topics is ["a"]; allowed: a mapping of this source'),
+        ({"topics": {"a": ["b"]}}, 'sources[0].topics.a is ["b"]; allowed: a topic of the model'),
+        ({"topics": {"a": "b"}, "ignore_topics": ["a"]}, '"a" is both in topics and in ignore_topics; allowed: one'),
+        ({"topics": {"a": "b"}, "unannotated_topics": ["b"]}, '"b" is unannotated, yet topics maps to it'),
+        ({"unannotated_topics": "a"}, 'sources[0].unannotated_topics is "a"; allowed: a list of labels'),
         ({"wieght": 1}, 'sources[0]: "wieght" is not a known key; did you mean "weight"?; allowed: path,'),
         ({"ignore": ["LOC"]}, 'sources[0]: "LOC" is both in entities and in ignore; allowed: one of them'),
         (
@@ -182,7 +188,8 @@ def test_all_problems_of_a_yaml_are_listed_at_their_lines(tmp_path):
             3,
             (
                 "sources[0]: false is not a known key; allowed: "
-                "path, format, entities, unannotated, ignore, proclitics, weight"
+                "path, format, split, entities, unannotated, ignore, topics, unannotated_topics, ignore_topics, "
+                "proclitics, weight, licence"
             ),
         ),
         (3, "sources[0].weight is -1; allowed: a number above 0"),
@@ -248,6 +255,6 @@ def test_as_gold_refuses_what_cannot_be_measured(tmp_path):
 )
 def test_public_corpora_are_read(shared_data, path, n_sentences, n_entities):
     (corpus,) = load_corpus(shared_data / "ner" / path)
-    assert len(corpus.articles) == n_sentences
+    assert corpus.counts.articles == n_sentences
     if n_entities is not None:
         assert sum(len(article.entities) for article in corpus.articles) == n_entities

@@ -5,11 +5,13 @@ The plan is a pure function of the lengths, the seed and the epoch: a resumed ru
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from khabar.models.batch import WindowSettings, collate, word_places
@@ -32,34 +34,45 @@ class Example:
 class BatchPlan:
     """Cuts articles into batches of about the same number of pieces; each epoch cuts them anew.
 
+    An epoch's plan takes about 50 bytes an article while it is made and 25 afterwards.
+
     Args:
         lengths: Pieces of each article.
         batch_pieces: Pieces wanted in a batch; an article longer than that is a batch of its own.
         seed: Seed of the order.
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch_pieces: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int] | NDArray[np.integer], *, batch_pieces: int, seed: int) -> None:
         # Two special pieces a window; a text without pieces still costs a window.
         self.lengths = np.asarray(lengths, dtype=np.float64) + 2
         self.seed = seed
         # The same count in every epoch, so that the schedule's length is known.
         self.n_batches = max(1, min(len(self.lengths), int(np.ceil(self.lengths.sum() / batch_pieces))))
 
-    def batches(self, epoch: int) -> list[list[int]]:
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Give the epoch's batches as article indices, each article once, in an order of the seed."""
         random = np.random.default_rng((self.seed, epoch))
-        jitter = random.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(self.lengths))
-        order = np.argsort(self.lengths * jitter, kind="stable")
-        cumulated = np.cumsum(self.lengths[order])
-        middle = cumulated - self.lengths[order] / 2
-        batch = np.minimum((middle / cumulated[-1] * self.n_batches).astype(int), self.n_batches - 1)
-        cuts = np.flatnonzero(np.diff(batch)) + 1
-        groups = [group.tolist() for group in np.split(order, cuts)]
-        # A very long article can leave a share without articles; halve the largest group until the count is right.
+        keys = random.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(self.lengths))
+        keys *= self.lengths
+        order = np.argsort(keys, kind="stable")
+        del keys
+        sorted_lengths = self.lengths[order]
+        middle = np.cumsum(sorted_lengths)
+        total = middle[-1]
+        middle -= sorted_lengths / 2
+        batch = np.minimum((middle / total * self.n_batches).astype(np.int32), self.n_batches - 1)
+        groups = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+        # A very long article can leave a share without articles; halve the largest groups until the count is right.
+        largest = [(-len(group), place) for place, group in enumerate(groups)]
+        heapq.heapify(largest)
         while len(groups) < self.n_batches:
-            largest = max(range(len(groups)), key=lambda index: len(groups[index]))
-            group = groups.pop(largest)
-            groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+            _, place = largest[0]
+            group = groups[place]
+            half = len(group) // 2
+            groups[place] = group[half:]
+            groups.append(group[:half])
+            heapq.heapreplace(largest, (-len(group[half:]), place))
+            heapq.heappush(largest, (-half, len(groups) - 1))
         return [groups[index] for index in random.permutation(self.n_batches)]
 
 

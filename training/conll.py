@@ -5,15 +5,16 @@ model's labels; what the labels mean is a corpus's Annotation.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from khabar.models.article import Article, Entity
-from khabar.models.article_reader import read_bytes
-from khabar.models.errors import CorpusError, Problem
+from khabar.models.article_reader import open_plain
+from khabar.models.errors import MOST_KEPT, CorpusError, Problem
 from khabar.models.messages import show
 
+_UTF8_BOM = b"\xef\xbb\xbf"
 _TAG = re.compile(r"O|[BI]-\S+")
 _BLANKS = re.compile(r"[ \t]+")
 
@@ -25,6 +26,11 @@ class _Row:
 
 
 def read_conll(path: str | Path, *, ignore: Collection[str] = ()) -> list[Article]:
+    """Read a file of one token a line, as `iter_conll` does, into a list."""
+    return list(iter_conll(path, ignore=ignore))
+
+
+def iter_conll(path: str | Path, *, ignore: Collection[str] = ()) -> Iterator[Article]:
     """Read a file of one token a line: token first, BIO tag last, blank line between sentences.
 
     Columns are separated by a tab or, on lines without a tab, by spaces. A sentence's text is its tokens
@@ -35,37 +41,33 @@ def read_conll(path: str | Path, *, ignore: Collection[str] = ()) -> list[Articl
     nested: columns from the outermost entity inwards. A token then counts for the outermost entity whose
     label is not in `ignore`, so that a name inside an ignored phrase is not lost.
 
+    The file is read twice: which of the two it is, is known at its end.
+
     Args:
         path: The file, UTF-8.
         ignore: Labels that yield to an entity nested in them.
 
+    Yields:
+        A sentence at a time. Those around a wrong line are no use.
+
     Raises:
-        CorpusError: If a line has no tag, or a tag is not O, B-X or I-X; all such lines are listed.
+        CorpusError: After the last sentence, if a line has no tag, or a tag is not O, B-X or I-X: its `problems`
+            list all such lines (see MOST_KEPT).
         KhabarError: If the file cannot be read.
     """
-    rows, problems = _read_rows(path)
-    nested = _is_nested(rows)
-    articles: list[Article] = []
-    for sentence in _sentences(rows):
+    nested = _is_nested(_rows(path, _Problems(path)))
+    problems = _Problems(path)
+    for sentence in _sentences(_rows(path, problems)):
         tags: list[str] = []
         for row in sentence:
             candidates = row.columns[1:] if nested else row.columns[-1:]
-            problems += [
-                Problem(
-                    file=str(path),
-                    line=row.line,
-                    message=f"the tag of {show(row.columns[0])} is {show(tag)}; allowed: O, B-LABEL, I-LABEL",
-                )
-                for tag in candidates
-                if not _TAG.fullmatch(tag)
-            ]
+            for tag in candidates:
+                if not _TAG.fullmatch(tag):
+                    message = f"the tag of {show(row.columns[0])} is {show(tag)}; allowed: O, B-LABEL, I-LABEL"
+                    problems.add(row.line, message)
             tags.append(_outermost(candidates, ignore))
-        articles.append(
-            _to_article([row.columns[0] for row in sentence], tags, f"{Path(path).name}:{sentence[0].line}")
-        )
-    if problems:
-        raise CorpusError(sorted(problems, key=lambda problem: problem.line or 0))
-    return articles
+        yield _to_article([row.columns[0] for row in sentence], tags, f"{Path(path).name}:{sentence[0].line}")
+    problems.raise_any()
 
 
 def bio_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -86,34 +88,58 @@ def bio_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     return spans
 
 
-def _read_rows(path: str | Path) -> tuple[list[_Row], list[Problem]]:
+class _Problems:
+    """What is wrong with a file; beyond MOST_KEPT lines, how many more."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = str(path)
+        self._found: list[Problem] = []
+        self._n_more = 0
+
+    def add(self, line: int, message: str) -> None:
+        if len(self._found) < MOST_KEPT:
+            self._found.append(Problem(file=self._file, line=line, message=message))
+        else:
+            self._n_more += 1
+
+    def raise_any(self) -> None:
+        if self._found:
+            # A line without a tag is seen before the sentence around it is.
+            raise CorpusError(sorted(self._found, key=lambda problem: problem.line or 0), n_more=self._n_more)
+
+
+def _rows(path: str | Path, problems: _Problems) -> Iterator[_Row]:
     """Split a file into rows; a row without columns is a blank line."""
-    rows: list[_Row] = []
-    problems: list[Problem] = []
-    for number, raw in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8").strip(" \t\r")
-        except UnicodeDecodeError as error:
-            bad = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-            problems.append(Problem(file=str(path), line=number, message=f"not UTF-8: {bad}"))
-            continue
-        columns = [column.strip(" ") for column in line.split("\t")] if "\t" in line else _BLANKS.split(line)
-        if line and len(columns) < 2:
-            message = f"{show(line)} has no tag; allowed: a token and its tag, separated by a tab or spaces"
-            problems.append(Problem(file=str(path), line=number, message=message))
-        elif columns[0] != "-DOCSTART-":
-            rows.append(_Row(line=number, columns=columns if line else []))
-    return rows, problems
+    with open_plain(path) as stream:
+        for number, raw in enumerate(stream, start=1):
+            if number == 1:
+                raw = raw.removeprefix(_UTF8_BOM)
+            try:
+                line = raw.decode("utf-8").strip(" \t\r\n")
+            except UnicodeDecodeError as error:
+                bad = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+                problems.add(number, f"not UTF-8: {bad}")
+                continue
+            columns = [column.strip(" ") for column in line.split("\t")] if "\t" in line else _BLANKS.split(line)
+            if line and len(columns) < 2:
+                problems.add(
+                    number, f"{show(line)} has no tag; allowed: a token and its tag, separated by a tab or spaces"
+                )
+            elif columns[0] != "-DOCSTART-":
+                yield _Row(line=number, columns=columns if line else [])
 
 
-def _is_nested(rows: Sequence[_Row]) -> bool:
-    widths = {len(row.columns) for row in rows if row.columns}
-    if len(widths) > 1:
-        return True
-    return max(widths, default=0) > 2 and all(_TAG.fullmatch(tag) for row in rows for tag in row.columns[1:])
+def _is_nested(rows: Iterable[_Row]) -> bool:
+    widths: set[int] = set()
+    all_tags = True
+    for row in rows:
+        if row.columns:
+            widths.add(len(row.columns))
+            all_tags = all_tags and all(map(_TAG.fullmatch, row.columns[1:]))
+    return len(widths) > 1 or (max(widths, default=0) > 2 and all_tags)
 
 
-def _sentences(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+def _sentences(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
     sentence: list[_Row] = []
     for row in rows:
         if row.columns:

@@ -1,20 +1,19 @@
 """Loads labelled corpora: articles, and what each source's labels mean in terms of the model's.
 
 Turns paths (article JSONL, tagged tokens, or a YAML that lists several with their label maps) into
-Corpus objects. Knows nothing of words, tags or tensors; the YAML itself is read in corpus_file.py.
+Corpus objects, which stream. Knows nothing of words, tags or tensors; the YAML itself is read in corpus_file.py.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from khabar.models.article import Article
-from khabar.models.article_reader import read_articles
 from khabar.models.errors import CorpusError, KhabarError, Problem
-from khabar.models.messages import nearest
-from khabar.training.conll import read_conll
-from khabar.training.corpus_file import SourceSpec, format_of, read_corpus_file
+from khabar.training.corpus_file import read_corpus_file
+from khabar.training.label_checks import label_problems, model_labels, model_topics
+from khabar.training.source import SourceArticles, SourceCounts, count_source
+from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of
 
 _YAML_ENDINGS = (".yaml", ".yml")
 
@@ -35,6 +34,7 @@ class Annotation:
     Attributes:
         entity_map: Source label to the model's labels that it may stand for.
         unannotated: The model's labels that this source never marks.
+        unannotated_topics: The model's topics that this source never gives, of articles that have topics.
         ignore: Source labels that stand for none of the model's.
         proclitics: Whether spans leave out joined proclitics, so that their length can be learned here.
         weight: Factor on this source's losses.
@@ -42,6 +42,7 @@ class Annotation:
 
     entity_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unannotated: frozenset[str] = frozenset()
+    unannotated_topics: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
     proclitics: bool = True
     weight: float = 1.0
@@ -66,22 +67,22 @@ class Corpus:
 
     Attributes:
         name: Where it came from, for messages and reports.
-        articles: `topics`, `segments` or `entities` None where the source does not annotate them.
+        articles: Reads the file anew at each iteration. `topics`, `segments` or `entities` None where the source
+            does not annotate them; topics are the model's.
+        counts: What those articles hold.
+        licence: Under what terms the texts and labels are, as the YAML says; None where nobody has said.
     """
 
     name: str
-    articles: list[Article]
+    articles: SourceArticles
     annotation: Annotation
+    counts: SourceCounts
+    licence: str | None = None
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics that occur, on articles or segments, sorted; () when topics are not annotated."""
-        found: set[str] = set()
-        for article in self.articles:
-            found.update(article.topics or ())
-            for segment in article.segments or ():
-                found.update(segment.topics or ())
-        return tuple(sorted(found))
+        """The topics that this source can teach, sorted: those that occur, and those that its map names."""
+        return tuple(sorted({*self.counts.topics, *(self.articles.spec.topics or {}).values()}))
 
     @property
     def entity_labels(self) -> tuple[str, ...]:
@@ -89,52 +90,111 @@ class Corpus:
         return self.annotation.entity_labels
 
 
-def load_corpus(path: str | Path) -> list[Corpus]:
+def load_corpus(path: str | Path, *, split: Split | None = None) -> list[Corpus]:
     """Load one path as `load_corpora` does: one Corpus, or several when it is a YAML of sources."""
-    return load_corpora([path])
+    return load_corpora([path], split=split)
 
 
 def load_corpora(
     paths: Iterable[str | Path],
     *,
+    split: Split | None = None,
     topics: Collection[str] | None = None,
     entity_labels: Collection[str] | None = None,
+    more_topics: Collection[str] = (),
+    more_entity_labels: Collection[str] = (),
 ) -> list[Corpus]:
     """Load corpora that are to be used together.
 
-    The model's entity labels are `entity_labels` where given; else they are the targets of all label maps
-    and the labels found in sources without a map.
+    Every source is read once, to check and count it; no article is kept.
+
+    The model's entity labels are `entity_labels` where given; else they are the targets of all label maps,
+    the labels found in sources without a map, and `more_entity_labels`. Topics go likewise.
 
     Args:
         paths: Article JSONL (.jsonl, .json), tagged tokens (.bio, .conll, .iob, .tsv, .txt) or YAML.
-        topics: The topics that may occur; None accepts any.
+        split: Of a YAML with a split on any source, take this one alone; sources without are of train. None
+            takes all.
+        topics: The topics of a model that exists already; None takes them from the corpora.
         entity_labels: The labels of a model that exists already; None takes them from the corpora.
+        more_topics: The topics of a model that these corpora are to teach more.
+        more_entity_labels: The labels of such a model.
 
     Raises:
         CorpusError: If an article, a YAML, or a label cannot be used; lists every such place.
-        KhabarError: If a file cannot be read or has no articles.
+        KhabarError: If a file cannot be read or has no articles, or a YAML has no source of the split.
     """
-    specs = [spec for path in paths for spec in _specs(path)]
+    specs = [spec for path in paths for spec in _specs(path, split)]
     problems: list[Problem] = []
-    loaded: list[tuple[SourceSpec, list[Article]]] = []
+    n_more = 0
+    loaded: list[tuple[SourceSpec, SourceArticles, SourceCounts]] = []
     for spec in specs:
         try:
-            loaded.append((spec, _read(spec, topics)))
+            loaded.append((spec, *count_source(spec, topics)))
         except CorpusError as error:
             problems += error.problems
+            n_more += error.n_more
         except KhabarError as error:
             problems.append(_problem(spec, str(error)))
     if problems:
-        raise CorpusError(problems)
-    counts = [_label_counts(articles) for _, articles in loaded]
-    known = set(entity_labels) if entity_labels is not None else _model_labels(specs, counts)
-    corpora: list[Corpus] = []
-    for (spec, articles), found in zip(loaded, counts, strict=True):
-        problems += [_problem(spec, message) for message in _label_problems(spec, found, known)]
-        corpora.append(Corpus(name=str(spec.path), articles=articles, annotation=_annotation(spec, found)))
+        raise CorpusError(problems, n_more=n_more)
+    declared = [(spec, counts) for spec, _, counts in loaded]
+    labels = set(entity_labels) if entity_labels is not None else {*model_labels(declared), *more_entity_labels}
+    known_topics = set(topics) if topics is not None else {*model_topics(declared), *more_topics}
+    for spec, counts in declared:
+        messages = label_problems(spec, counts, labels=labels, topics=known_topics)
+        problems += [_problem(spec, message) for message in messages]
     if problems:
         raise CorpusError(problems)
-    return corpora
+    return [
+        Corpus(
+            name=str(spec.path),
+            articles=articles,
+            annotation=_annotation(spec, counts),
+            counts=counts,
+            licence=spec.licence,
+        )
+        for spec, articles, counts in loaded
+    ]
+
+
+def choose_split(
+    path: str | Path, split: str | None = None, *, default: Sequence[Split] = ("test", "dev")
+) -> Split | None:
+    """Choose which sources of a corpus to measure on; None stands for all, where the corpus names no splits.
+
+    Args:
+        path: The corpus.
+        split: The split that is wanted; None takes the first of `default` that the corpus names.
+        default: See there.
+
+    Raises:
+        CorpusError: If it is a YAML that is malformed.
+        KhabarError: If it has no source of a split that is wanted.
+    """
+    offered = _splits(path)
+    if split is None and not offered:
+        return None
+    wanted = default if split is None else (split,)
+    for name in wanted:
+        for one in offered:
+            if one == name:
+                return one
+    allowed = ", ".join(name for name in SPLITS if name in offered) or "no split, for it names none"
+    raise KhabarError(f"{path} has no source for {' or '.join(wanted)}; allowed: {allowed}")
+
+
+def dev_corpus(paths: Iterable[str | Path]) -> str | None:
+    """Find the YAML among corpora that names sources for dev; None where none does.
+
+    Raises:
+        CorpusError: If a YAML is malformed.
+        KhabarError: If more than one does.
+    """
+    naming = [str(path) for path in paths if _is_yaml(path) and "dev" in _splits(path)]
+    if len(naming) > 1:
+        raise KhabarError(f"{' and '.join(naming)} each name sources for dev; allowed: one, or --dev beside them")
+    return naming[0] if naming else None
 
 
 def as_gold(corpus: Corpus) -> list[Article]:
@@ -146,9 +206,10 @@ def as_gold(corpus: Corpus) -> list[Article]:
     """
     annotation = corpus.annotation
     coarse = [label for label, targets in annotation.entity_map.items() if len(targets) > 1]
-    if coarse or annotation.unannotated:
+    missing = sorted(annotation.unannotated | annotation.unannotated_topics)
+    if coarse or missing:
         reasons = [f"{label} stands for {' or '.join(annotation.entity_map[label])}" for label in coarse]
-        reasons += [f"{label} is not annotated" for label in sorted(annotation.unannotated)]
+        reasons += [f"{label} is not annotated" for label in missing]
         raise KhabarError(
             f"{corpus.name} cannot be evaluated exactly: {'; '.join(reasons)}; "
             "allowed: sources whose labels are the model's, one to one"
@@ -168,9 +229,15 @@ def as_gold(corpus: Corpus) -> list[Article]:
     ]
 
 
-def _specs(path: str | Path) -> Sequence[SourceSpec]:
-    if Path(path).suffix.lower() in _YAML_ENDINGS:
-        return read_corpus_file(path)
+def _specs(path: str | Path, split: Split | None) -> list[SourceSpec]:
+    if _is_yaml(path):
+        specs = read_corpus_file(path)
+        if split is None or all(spec.split is None for spec in specs):
+            return specs
+        chosen = [spec for spec in specs if (spec.split or "train") == split]
+        if not chosen:
+            raise KhabarError(f"{path} has no source for {split}; allowed: at least one with `split: {split}`")
+        return chosen
     kind = format_of(path)
     if kind is None:
         raise KhabarError(
@@ -180,65 +247,24 @@ def _specs(path: str | Path) -> Sequence[SourceSpec]:
     return [SourceSpec(path=Path(path), format=kind, proclitics=kind == "articles")]
 
 
-def _read(spec: SourceSpec, topics: Collection[str] | None) -> list[Article]:
-    if spec.format == "conll":
-        articles = read_conll(spec.path, ignore=spec.ignore)
-    else:
-        articles = read_articles(spec.path, topics=topics)
-    if not articles:
-        raise KhabarError(f"{spec.path} has no articles")
-    return articles
+def _is_yaml(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in _YAML_ENDINGS
 
 
-def _label_counts(articles: Iterable[Article]) -> Counter[str]:
-    return Counter(entity.label for article in articles for entity in article.entities or ())
+def _splits(path: str | Path) -> set[Split]:
+    """The splits that a corpus's sources are for; none where no source says so."""
+    specs = _specs(path, None)
+    return {spec.split or "train" for spec in specs} if any(spec.split for spec in specs) else set()
 
 
-def _model_labels(specs: Sequence[SourceSpec], counts: Sequence[Counter[str]]) -> set[str]:
-    labels: set[str] = set()
-    for spec, found in zip(specs, counts, strict=True):
-        if spec.entities is None:
-            labels.update(label for label in found if label not in spec.ignore)
-        else:
-            labels.update(target for targets in spec.entities.values() for target in targets)
-    return labels
-
-
-def _label_problems(spec: SourceSpec, found: Counter[str], known: set[str]) -> list[str]:
-    """Say which labels of a source have no meaning for the model, and which of its claims are untrue."""
-    mapped = spec.entities or {}
-    stray = [(label, n) for label, n in found.most_common() if label not in {*mapped, *spec.ignore, *known}]
-    messages = []
-    if stray:
-        listed = ", ".join(f"{label} ({n})" for label, n in stray)
-        messages.append(
-            f"{spec.path} has entity labels of unknown meaning: {listed}; allowed: the model's labels "
-            f"({', '.join(sorted(known)) or 'none'}), or an entry for each under `entities` or `ignore`"
-        )
-    messages += [
-        f'unannotated names "{label}", which is not a label of the model{nearest(label, sorted(known))}'
-        for label in sorted(spec.unannotated - known)
-    ]
-    messages += [
-        f'{spec.path} marks "{label}" ({found[label]}), which unannotated says it never does'
-        for label in sorted(spec.unannotated & found.keys() - mapped.keys() - spec.ignore)
-    ]
-    targets = sorted({target for labels in mapped.values() for target in labels} - known)
-    messages += [
-        f'entities maps to "{target}", which is not a label of the model{nearest(target, sorted(known))}'
-        for target in targets
-    ]
-    return messages
-
-
-def _annotation(spec: SourceSpec, found: Counter[str]) -> Annotation:
+def _annotation(spec: SourceSpec, counts: SourceCounts) -> Annotation:
     mapped = dict(spec.entities or {})
-    for label in sorted(found):
-        if label not in spec.ignore:
-            mapped.setdefault(label, (label,))
+    for label in sorted(counts.entities.keys() - spec.ignore):
+        mapped.setdefault(label, (label,))
     return Annotation(
         entity_map=mapped,
         unannotated=spec.unannotated,
+        unannotated_topics=spec.unannotated_topics,
         ignore=spec.ignore,
         proclitics=spec.proclitics,
         weight=spec.weight,

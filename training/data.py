@@ -1,25 +1,36 @@
-"""Turns corpora into training examples under one label set.
+"""Turns corpora into training examples under one label set, on disk.
 
 Knows corpora, the tokenizer and targets; knows nothing of models or batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from khabar import __version__
+from khabar.models.article import Article
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 from khabar.training.batching import Example
 from khabar.training.corpora import Corpus
+from khabar.training.example_table import SCHEMA
+from khabar.training.processes import on_main
+from khabar.training.store import ExampleStore, remove_stores, write_store
 from khabar.training.targets import LabelSet, LostEntities, make_targets
 
-ENCODED_TOGETHER = 1024
+# Encoded together, whichever comes first.
+_MOST_ARTICLES, _MOST_CHARACTERS = 512, 500_000
 
 
 def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
-    """Gather every topic and entity label that the corpora can teach, in alphabetical order.
+    """Gather every topic and entity label that occurs in the corpora, in alphabetical order.
 
     Raises:
         KhabarError: If there is none.
@@ -27,35 +38,122 @@ def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
     topics: set[str] = set()
     entity_labels: set[str] = set()
     for corpus in corpora:
-        topics.update(corpus.topics)
-        found = {entity.label for article in corpus.articles for entity in article.entities or ()}
-        entity_labels.update(label for source in found for label in corpus.annotation.labels_of(source))
+        topics.update(corpus.counts.topics)
+        entity_labels.update(
+            label for source in corpus.counts.entities for label in corpus.annotation.labels_of(source)
+        )
     if not topics and not entity_labels:
         raise KhabarError("the corpora hold no topic and no entity: there is nothing to learn")
     return LabelSet(topics=tuple(sorted(topics)), entity_labels=tuple(sorted(entity_labels)))
 
 
-def make_examples(
-    corpora: Sequence[Corpus], tokenizer: PreTrainedTokenizerFast, labels: LabelSet, *, max_segment_words: int
-) -> tuple[list[Example], LostEntities]:
-    """Encode every article and work out its targets.
+def open_examples(
+    corpora: Sequence[Corpus],
+    tokenizer: PreTrainedTokenizerFast,
+    labels: LabelSet,
+    *,
+    max_segment_words: int,
+    folder: Path,
+) -> ExampleStore:
+    """Encode every article and work out its targets, or open what an earlier run left of just that.
+
+    The main process of a run writes; the others wait and open.
+
+    Args:
+        corpora: What to train on.
+        tokenizer: The model's.
+        labels: The model's, in the order of its logits.
+        max_segment_words: Longest segment where an article does not give segments.
+        folder: Holds the examples, about as large as the corpora. Examples of other corpora,
+            labels or settings that lie there are removed.
 
     Returns:
-        The examples in the corpora's order, and the account of entities that words cannot express.
+        The examples in the corpora's order.
+
+    Raises:
+        KhabarError: If a corpus has changed since it was loaded, or the folder cannot be written.
     """
-    lost = LostEntities()
-    examples = []
+    here = folder / _fingerprint(corpora, tokenizer, labels, max_segment_words)
+
+    def write() -> None:
+        if here.exists():
+            return
+        remove_stores(folder)
+        lost = LostEntities()
+        n_articles = sum(corpus.counts.articles for corpus in corpora)
+        with tqdm(total=n_articles, desc="encoding", unit=" articles", leave=False, disable=None, delay=2) as bar:
+            batches = encode_corpora(corpora, tokenizer, labels, max_segment_words=max_segment_words, lost=lost)
+            write_store(here, _counted(batches, bar), lost)
+
+    on_main(write)
+    return ExampleStore(here, labels)
+
+
+def encode_corpora(
+    corpora: Sequence[Corpus],
+    tokenizer: PreTrainedTokenizerFast,
+    labels: LabelSet,
+    *,
+    max_segment_words: int,
+    lost: LostEntities,
+) -> Iterator[list[Example]]:
+    """Encode every article and work out its targets, some articles at a time.
+
+    Args:
+        corpora: Read once, as streams.
+        tokenizer: As in `open_examples`, like the two that follow.
+        labels: Likewise.
+        max_segment_words: Likewise.
+        lost: Entities that words cannot express are added here.
+    """
     for corpus in corpora:
-        for first in range(0, len(corpus.articles), ENCODED_TOGETHER):
-            articles = corpus.articles[first : first + ENCODED_TOGETHER]
+        for articles in _groups(corpus.articles):
             encoded = encode_articles(
                 [article.text for article in articles],
                 tokenizer,
                 max_segment_words=max_segment_words,
                 segments=[article.segment_spans for article in articles],
             )
-            examples += [
+            yield [
                 Example(encoded=one, targets=make_targets(article, one, corpus.annotation, labels, lost))
                 for article, one in zip(articles, encoded, strict=True)
             ]
-    return examples, lost
+
+
+def _groups(articles: Iterable[Article]) -> Iterator[list[Article]]:
+    group: list[Article] = []
+    n_characters = 0
+    for article in articles:
+        group.append(article)
+        n_characters += len(article.text)
+        if len(group) == _MOST_ARTICLES or n_characters >= _MOST_CHARACTERS:
+            yield group
+            group, n_characters = [], 0
+    if group:
+        yield group
+
+
+def _counted(batches: Iterable[list[Example]], bar: tqdm[None]) -> Iterator[list[Example]]:
+    for batch in batches:
+        yield batch
+        bar.update(len(batch))
+
+
+def _fingerprint(
+    corpora: Sequence[Corpus], tokenizer: PreTrainedTokenizerFast, labels: LabelSet, max_segment_words: int
+) -> str:
+    """Name everything that the examples depend on; of the corpora's files their sizes and times of change."""
+    facts = {
+        "format": [__version__, str(SCHEMA)],
+        "sources": [
+            [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
+            for corpus in corpora
+        ],
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "labels": asdict(labels),
+        "max_segment_words": max_segment_words,
+    }
+    text = json.dumps(
+        facts, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, frozenset) else str(value)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,6 +18,8 @@ from khabar.models.model import NOT_ANNOTATED
 from khabar.models.words import proclitic_length
 from khabar.training.corpora import Annotation
 
+MOST_NAMED = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSet:
@@ -40,16 +42,33 @@ class Targets:
 
 @dataclass
 class LostEntities:
-    """Gold entities that the words cannot express exactly, for the report of a training run."""
+    """Gold entities that the words cannot express exactly, for the report of a training run.
+
+    Of both kinds the first MOST_NAMED places are kept.
+    """
 
     n_entities: int = 0
+    n_without_pieces: int = 0
+    n_inside_words: int = 0
     without_pieces: list[str] = field(default_factory=list)
     inside_words: list[str] = field(default_factory=list)
 
+    def add_without_pieces(self, place: str) -> None:
+        """Count an entity that is left out."""
+        self.n_without_pieces += 1
+        if len(self.without_pieces) < MOST_NAMED:
+            self.without_pieces.append(place)
+
+    def add_inside_word(self, place: str) -> None:
+        """Count an entity that is widened."""
+        self.n_inside_words += 1
+        if len(self.inside_words) < MOST_NAMED:
+            self.inside_words.append(place)
+
     def __str__(self) -> str:
         return (
-            f"{self.n_entities} gold entities; {len(self.without_pieces)} have no piece and are left out, "
-            f"{len(self.inside_words)} start or end inside a word and are widened to it"
+            f"{self.n_entities:,} gold entities; {self.n_without_pieces:,} have no piece and are left out, "
+            f"{self.n_inside_words:,} start or end inside a word and are widened to it"
         )
 
 
@@ -59,8 +78,8 @@ def make_targets(
     """Work out one article's targets; entities that words cannot express are counted in `lost`."""
     allowed, proclitics = _entity_targets(article, encoded, annotation, labels, lost)
     return Targets(
-        segment_topics=_segment_topics(article, encoded, labels.topics),
-        article_topics=_topic_row(article.topics, labels.topics),
+        segment_topics=_mask_topics(_segment_topics(article, encoded, labels.topics), annotation, labels),
+        article_topics=_mask_topics(_topic_row(article.topics, labels.topics), annotation, labels),
         allowed_tags=allowed,
         proclitics=proclitics,
         weight=annotation.weight,
@@ -71,6 +90,12 @@ def _topic_row(topics: Sequence[str] | None, names: Sequence[str]) -> NDArray[np
     if topics is None:
         return np.full(len(names), np.nan, dtype=np.float32)
     return np.array([name in topics for name in names], dtype=np.float32)
+
+
+def _mask_topics(rows: NDArray[np.float32], annotation: Annotation, labels: LabelSet) -> NDArray[np.float32]:
+    """Say nothing, in (…, n_topics), of topics that the source never gives."""
+    masked = np.array([name in annotation.unannotated_topics for name in labels.topics], dtype=np.bool_)
+    return np.where(masked, np.float32(np.nan), rows)
 
 
 def _segment_topics(article: Article, encoded: EncodedArticle, names: Sequence[str]) -> NDArray[np.float32]:
@@ -106,7 +131,7 @@ def _entity_targets(
         stop = int(np.searchsorted(starts, entity.end, side="left"))
         place = f"{article.id}: {article.text[entity.start : entity.end]!r} at {entity.start}"
         if first >= stop:
-            lost.without_pieces.append(place)
+            lost.add_without_pieces(place)
             continue
         mapped = [index[label] for label in annotation.labels_of(entity.label)]
         allowed[first:stop] = False
@@ -114,7 +139,7 @@ def _entity_targets(
         allowed[first + 1 : stop, [tags.inside_tag(label) for label in mapped]] = True
         n_letters = proclitic_length(article.text, int(starts[first]), entity.start)
         if n_letters is None or entity.end < ends[stop - 1]:
-            lost.inside_words.append(place)
+            lost.add_inside_word(place)
         if annotation.proclitics and n_letters is not None:
             proclitics[first] = n_letters
     return allowed, proclitics
