@@ -1,7 +1,6 @@
 """Reads CSV as a stream of rows: each a dict by the header's names, or the error that says what is wrong.
 
-Knows the form of CSV and that a table of articles needs a column `text`; what a row means is sources.py's
-matter.
+Knows the form of CSV and which columns a table of articles must have; what a row means is fields.py's matter.
 """
 
 from __future__ import annotations
@@ -11,36 +10,33 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from khabar.inference.fields import FieldNames
 from khabar.models.errors import KhabarError
-from khabar.models.messages import show
 
-if TYPE_CHECKING:
-    from _csv import Reader
-
-TEXT_COLUMN = "text"
-# The largest field that the csv module can be told of on every platform; its own default is 128 KiB.
-_LONGEST_FIELD = 2**31 - 1
+# The csv module holds four bytes a character. A quote that is never closed takes in all that follows, up to this.
+MAX_FIELD = 64 * 2**20
 # Bytes that are no UTF-8 come out of the decoder as these, so that only the rows that hold them are lost.
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
-def csv_header(name: str, stream: BinaryIO) -> list[str]:
-    """Read a table's column names.
+def check_csv(name: str, stream: BinaryIO, fields: FieldNames) -> None:
+    """See that a table has the columns it needs.
 
     Args:
         name: The file, for messages.
         stream: The file's bytes from its start.
+        fields: The columns to read.
 
     Raises:
-        KhabarError: If there is no column `text`, or a column that is read stands there twice.
+        KhabarError: If a column is not there, or one that is read stands there twice.
     """
-    with _reader(stream) as reader:
-        return _header(name, reader)
+    with _lines(stream) as lines:
+        _header(name, csv.reader(lines, strict=True), fields)
 
 
-def csv_rows(name: str, stream: BinaryIO) -> Iterator[tuple[int, dict[str, str] | ValueError]]:
+def csv_rows(name: str, stream: BinaryIO, fields: FieldNames) -> Iterator[tuple[int, dict[str, str] | ValueError]]:
     """Read a table's rows below its header; blank lines are skipped.
 
     Yields:
@@ -48,56 +44,74 @@ def csv_rows(name: str, stream: BinaryIO) -> Iterator[tuple[int, dict[str, str] 
         or too few fields cannot: a comma outside quotes would cut its text in silence.
 
     Raises:
-        KhabarError: As `csv_header`.
+        KhabarError: As `check_csv`.
     """
-    with _reader(stream) as reader:
-        header = _header(name, reader)
+    with _lines(stream) as lines:
+        reader = csv.reader(lines, strict=True)
+        header = _header(name, reader, fields)
         while True:
-            line = reader.line_num + 1
+            line = lines.number + 1
             try:
-                fields = next(reader)
+                row = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 yield line, ValueError(_reason(error))
                 continue
-            if fields:
-                yield line, _row(header, fields)
+            if row:
+                yield line, _row(header, row, fields)
+
+
+class _Lines:
+    """A text's lines, none of which is held when it is too long for a row; goes on after the error."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.number = 0  # of the last line read
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_FIELD)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) < MAX_FIELD or line.endswith(("\n", "\r")):
+            return line
+        while line and not line.endswith(("\n", "\r")):
+            line = self._text.readline(2**20)
+        raise csv.Error(f"the line is longer than {MAX_FIELD:,} characters, the most that is read at once")
 
 
 @contextmanager
-def _reader(stream: BinaryIO) -> Iterator[Reader]:
-    csv.field_size_limit(_LONGEST_FIELD)
+def _lines(stream: BinaryIO) -> Iterator[_Lines]:
+    csv.field_size_limit(MAX_FIELD)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
-        yield csv.reader(text, strict=True)
+        yield _Lines(text)
     finally:
         text.detach()  # else it would close the caller's stream
 
 
-def _header(name: str, reader: Reader) -> list[str]:
+def _header(name: str, reader: Iterator[list[str]], fields: FieldNames) -> list[str]:
     try:
         header = [column.strip() for column in next(reader, [])]
     except csv.Error as error:
         raise KhabarError(f"{name}:1: {_reason(error)}") from None
-    n_texts = header.count(TEXT_COLUMN)
-    if n_texts != 1 or header.count("id") > 1:
-        seen = ", ".join(map(show, header)) or "none"
-        raise KhabarError(
-            f"{name}:1: the header's columns are {seen}; allowed: one `text`, at most one `id`, any others"
-        )
+    fields.check_columns(f"{name}:1", header)
     return header
 
 
-def _row(header: list[str], fields: list[str]) -> dict[str, str] | ValueError:
-    if len(fields) != len(header):
+def _row(header: list[str], values: list[str], fields: FieldNames) -> dict[str, str] | ValueError:
+    if len(values) != len(header):
         return ValueError(
-            f"{len(fields)} fields; allowed: {len(header)}, as the header has (a text with commas, quotes or "
+            f"{len(values)} fields; allowed: {len(header)}, as the header has (a text with commas, quotes or "
             "line ends stands in double quotes)"
         )
-    row = dict(zip(header, fields, strict=True))
-    for column in (TEXT_COLUMN, "id"):
-        if found := _ESCAPED_BYTE.search(row.get(column, "")):
+    row = {column: value for column, value in zip(header, values, strict=True) if column in (fields.text, fields.id)}
+    for column, value in row.items():
+        if found := _ESCAPED_BYTE.search(value):
             byte = ord(found[0]) - 0xDC00
             return ValueError(f"not UTF-8: byte 0x{byte:02x} in column {column} at character {found.start() + 1}")
     return row
@@ -106,4 +120,6 @@ def _row(header: list[str], fields: list[str]) -> dict[str, str] | ValueError:
 def _reason(error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return "not CSV: a double quote opened in this row is never closed"
+    if "field larger than field limit" in str(error):
+        return f"a field has more than {MAX_FIELD:,} characters: too long, or a double quote is never closed"
     return f"not CSV: {error}"

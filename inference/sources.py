@@ -1,27 +1,29 @@
 """Reads what a user gives to score, as a stream: articles, and the rows that are none with their reasons.
 
-Turns JSON Lines, CSV, .txt files, folders of them and standard input into Article and BadRow objects,
-one at a time. Knows nothing of models and writes nothing.
+Turns JSON Lines, CSV, Parquet and .txt files, folders of them and standard input into Article and BadRow
+objects, one at a time. Knows nothing of models and writes nothing.
 """
 
 from __future__ import annotations
 
 import codecs
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+import glob
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
-from khabar.inference.csv_rows import csv_header, csv_rows
+from khabar.inference.compressed import COMPRESSION_OF_ENDING, capped_lines, decompressed, open_bytes, put_back
+from khabar.inference.csv_rows import check_csv, csv_rows
+from khabar.inference.fields import FieldNames, needed
+from khabar.inference.parquet_rows import check_parquet, parquet_rows
+from khabar.inference.text_rows import UTF16_BOMS, file_row, printable, stream_row, text_files
 from khabar.models.article import Article, parse_article
 from khabar.models.article_reader import parse_json
-from khabar.models.errors import KhabarError
-from khabar.models.messages import show
+from khabar.models.errors import KhabarError, MissingExtraError
 
-InputFormat = Literal["auto", "jsonl", "csv", "txt"]
-INPUT_FORMATS: tuple[InputFormat, ...] = ("auto", "jsonl", "csv", "txt")
+InputFormat = Literal["auto", "jsonl", "csv", "parquet", "txt"]
+INPUT_FORMATS: tuple[InputFormat, ...] = ("auto", "jsonl", "csv", "parquet", "txt")
 STANDARD_INPUT = "-"
 
 _FORMAT_OF_ENDING: dict[str, InputFormat] = {
@@ -29,10 +31,13 @@ _FORMAT_OF_ENDING: dict[str, InputFormat] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".csv": "csv",
+    ".parquet": "parquet",
     ".txt": "txt",
 }
-_ALLOWED = ".jsonl, .ndjson or .json (JSON Lines), .csv, .txt, a folder of .txt files, - (standard input)"
-_UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ALLOWED = (
+    ".jsonl, .ndjson or .json (JSON Lines), .csv, .txt, each also with .gz or .zst behind; .parquet, "
+    "a folder of .txt files, a pattern such as 'news/*.jsonl', - (standard input)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class BadRow:
 
     Attributes:
         file: Path as the user gave it, or the path of a folder's file; `-` for standard input.
-        line: Line where the row starts, from 1; None when the whole file is meant.
+        line: Line where the row starts, from 1 (of Parquet, the row); None when the whole file is meant.
         reason: What was seen and what is allowed.
     """
 
@@ -63,13 +68,15 @@ class Source:
     """One input that has been looked at and can be read.
 
     Attributes:
-        name: As the user wrote it.
+        name: As the user wrote it; where that was a pattern, one path that it matched.
         format: How its bytes are read; `auto` only for standard input, which decides when it comes.
+        fields: Where its rows hold what is needed.
         is_folder: Whether it is a folder, each of whose .txt files is an article.
     """
 
     name: str
     format: InputFormat
+    fields: FieldNames = field(default_factory=FieldNames)
     is_folder: bool = False
 
     @property
@@ -78,29 +85,40 @@ class Source:
         return self.name == STANDARD_INPUT
 
 
-def open_sources(inputs: Sequence[str | Path], *, input_format: InputFormat = "auto") -> list[Source]:
+def open_sources(
+    inputs: Sequence[str | Path], *, input_format: InputFormat = "auto", fields: FieldNames | None = None
+) -> list[Source]:
     """Look at every input before any is scored: that it exists and is of a known format.
 
     Args:
-        inputs: Paths of files and folders, and `-` for standard input.
+        inputs: Paths of files and folders, patterns such as `news/*.jsonl.gz` (`**` stands for any folders),
+            whose matches are read by name, and `-` for standard input.
         input_format: How to read files and standard input; `auto` goes by a file's ending, and takes
             standard input for JSON Lines if its first character that is no space is `{`, else for the
             plain text of one article.
+        fields: Where rows hold text and id; None means `text` and `id`.
 
     Raises:
         KhabarError: Naming every input that cannot be used, and what is allowed.
+        MissingExtraError: If an input needs a package that is not installed.
     """
     if input_format not in INPUT_FORMATS:
         raise KhabarError(f"input format is {input_format!r}, must be one of {', '.join(INPUT_FORMATS)}")
     sources: list[Source] = []
     problems: list[str] = []
-    for name in map(str, inputs):
-        try:
-            sources.append(_open_source(name, input_format))
-        except OSError as error:
-            problems.append(f"{name} cannot be read: {error.strerror}")
-        except KhabarError as error:
-            problems.append(str(error))
+    for given in map(str, inputs):
+        names = _matches(given)
+        if not names:
+            problems.append(f"{given}: no file matches this pattern")
+        for name in names:
+            try:
+                sources.append(_open_source(name, input_format, fields or FieldNames()))
+            except MissingExtraError:
+                raise
+            except OSError as error:
+                problems.append(f"{name} cannot be read: {error.strerror}")
+            except KhabarError as error:
+                problems.append(str(error))
     if sum(source.is_standard_input for source in sources) > 1:
         problems.append("- (standard input) is given more than once; allowed: once")
     if problems:
@@ -108,8 +126,16 @@ def open_sources(inputs: Sequence[str | Path], *, input_format: InputFormat = "a
     return sources
 
 
+class PlacedRow(NamedTuple):
+    """A row and where it stands: file and line as in a BadRow."""
+
+    file: str
+    line: int | None
+    row: Article | BadRow
+
+
 def read_rows(sources: Iterable[Source], *, stdin: BinaryIO | None = None) -> Iterator[Article | BadRow]:
-    """Read the sources one after the other, holding one row at a time.
+    """Read the sources one after the other, holding one row at a time (of Parquet, some more).
 
     A row without an id gets its number among all rows read, from 1, as a string; rows that cannot be
     scored count, so that a number says which row it was.
@@ -123,104 +149,150 @@ def read_rows(sources: Iterable[Source], *, stdin: BinaryIO | None = None) -> It
         is left out. Or a BadRow.
 
     Raises:
-        OSError: If reading fails midway.
+        KhabarError: Naming the input that cannot be read any further: it is damaged or cut off, say. The rows
+            before stay good.
+        OSError: If an input cannot be opened any more.
     """
-    rows = chain.from_iterable(_rows(source, stdin) for source in sources)
-    for number, (file, line, row) in enumerate(rows, start=1):
-        needed = _needed(row, str(number))
-        if isinstance(needed, ValueError):
-            yield BadRow(file=file, line=line, reason=str(needed))
-            continue
-        article, problems = parse_article(needed)
-        if article is None:
-            yield BadRow(file=file, line=line, reason="; ".join(problems))
-        else:
-            yield article
+    return (placed.row for placed in read_placed_rows(sources, stdin=stdin))
+
+
+def read_placed_rows(
+    sources: Iterable[Source],
+    *,
+    stdin: BinaryIO | None = None,
+    opened: Callable[[BinaryIO], object] = lambda _: None,
+    n_before: int = 0,
+) -> Iterator[PlacedRow]:
+    """Read the sources as `read_rows` does, and say where each row stands.
+
+    Args:
+        sources: As in `read_rows`.
+        stdin: As in `read_rows`.
+        opened: Gets each file of lines when it is opened, to see how far it is read; not to read from.
+        n_before: Rows of sources that are read elsewhere and come before these; they count in rows' numbers.
+
+    Raises:
+        As `read_rows`.
+    """
+    rows = ((source, row) for source in sources for row in _rows(source, stdin, opened))
+    for number, (source, (file, line, row)) in enumerate(rows, start=n_before + 1):
+        file, row = printable(file), needed(row, source.fields, number)
+        article, problems = (None, [str(row)]) if isinstance(row, ValueError) else parse_article(row)
+        yield PlacedRow(file, line, article or BadRow(file=file, line=line, reason="; ".join(problems)))
 
 
 # File, line, and what the row holds: a JSON value, or the error that says why it holds none.
 _Row = tuple[str, int | None, object]
 
 
-def _open_source(name: str, input_format: InputFormat) -> Source:
+def _matches(given: str) -> list[str]:
+    """What an input stands for: itself, or the paths a pattern matches. A file may be called `[1].txt`."""
+    if not glob.has_magic(given) or Path(given).exists():
+        return [given]
+    return sorted(glob.glob(given, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute patterns)
+
+
+def _open_source(name: str, input_format: InputFormat, fields: FieldNames) -> Source:
     if name == STANDARD_INPUT:
-        return Source(name=name, format=input_format)
+        if input_format == "parquet":
+            raise KhabarError("- (standard input) cannot be read as Parquet, which is not read in order; give a file")
+        return Source(name=name, format=input_format, fields=fields)
     path = Path(name)
     if not path.exists():
         raise KhabarError(f"{name}: no such file or folder")
     if path.is_dir():
-        if next(_text_files(path), None) is None:
-            raise KhabarError(f"{name}: a folder without .txt files; allowed: {_ALLOWED}")
+        if next(text_files(path), None) is None:
+            raise KhabarError(
+                f"{name}: a folder without .txt files; for other files give a pattern in quotes, such as "
+                f"'{path / '*.jsonl'}'"
+            )
         return Source(name=name, format="txt", is_folder=True)
-    found = _FORMAT_OF_ENDING.get(path.suffix.lower()) if input_format == "auto" else input_format
+    found = _format_of(path) if input_format == "auto" else input_format
     if found is None:
-        raise KhabarError(
-            f"{name}: ending {path.suffix or '(none)'} is not known; allowed: {_ALLOWED}; "
-            "or say what it is with --input-format"
-        )
+        ending = "".join(path.suffixes[-2:]) or "(none)"
+        raise KhabarError(f"{name}: ending {ending} is not known; allowed: {_ALLOWED}; or give --input-format")
+    source = Source(name=name, format=found, fields=fields)
     # A pipe can be read once only: what is wrong in it shows when it is scored.
-    if path.is_file():
-        with path.open("rb") as stream:
-            _check_beginning(name, found, stream)
-    return Source(name=name, format=found)
+    if found == "parquet":
+        if not path.is_file():
+            raise KhabarError(f"{name} is a pipe; Parquet, which is not read in order, must be a file")
+        check_parquet(name, fields)
+    elif path.is_file():
+        with open_bytes(path) as stream:
+            _check_beginning(source, stream)
+    return source
 
 
-def _check_beginning(name: str, input_format: InputFormat, stream: BinaryIO) -> None:
+def _format_of(path: Path) -> InputFormat | None:
+    endings = [ending.lower() for ending in path.suffixes]
+    if endings and endings[-1] in COMPRESSION_OF_ENDING:
+        endings.pop()
+        if endings and endings[-1] == ".parquet":
+            return None  # compressed inside, and not read in order
+    return _FORMAT_OF_ENDING.get(endings[-1]) if endings else None
+
+
+def _check_beginning(source: Source, stream: BinaryIO) -> None:
     """Refuse a file that is as a whole of another kind: each of its rows would be an error of its own."""
     head = stream.read(4096)
-    if head.startswith(_UTF16_BOMS):
-        raise KhabarError(f"{name} is in UTF-16; allowed: UTF-8")
-    if input_format == "jsonl" and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        raise KhabarError(f"{name} is one JSON list; allowed: JSON Lines, one article as an object a line")
-    if input_format == "csv":
-        stream.seek(0)
-        csv_header(name, stream)
+    if head.startswith(UTF16_BOMS):
+        raise KhabarError(f"{source.name} is in UTF-16; allowed: UTF-8")
+    if source.format == "jsonl" and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        raise KhabarError(f"{source.name} is one JSON list; allowed: JSON Lines, one article as an object a line")
+    if source.format == "csv":
+        check_csv(source.name, put_back(head, stream), source.fields)
 
 
-def _rows(source: Source, stdin: BinaryIO | None) -> Iterator[_Row]:
+def _rows(source: Source, stdin: BinaryIO | None, opened: Callable[[BinaryIO], object]) -> Iterator[_Row]:
+    path = Path(source.name)
     if source.is_standard_input:
         if stdin is None:
             raise KhabarError("- (standard input) cannot be read here; allowed: files and folders")
-        yield from _standard_input_rows(source, stdin)
+        yield from _standard_input_rows(source, decompressed("standard input", stdin))
     elif source.is_folder:
-        folder = Path(source.name)
-        for path in _text_files(folder):
-            yield _text_row(path, path.relative_to(folder).with_suffix("").as_posix())
+        for file in text_files(path):
+            yield str(file), None, file_row(file, file.relative_to(path))
     elif source.format == "txt":
-        yield _text_row(Path(source.name), Path(source.name).stem)
+        yield source.name, None, file_row(path, Path(path.name))
+    elif source.format == "parquet":
+        yield from ((source.name, number, row) for number, row in parquet_rows(path, source.fields))
     else:
-        with Path(source.name).open("rb") as stream:
-            yield from _stream_rows(source.name, source.format, stream)
+        with open_bytes(path, opened=opened) as stream:
+            yield from _stream_rows(source, stream)
 
 
-def _standard_input_rows(source: Source, stdin: BinaryIO) -> Iterator[_Row]:
+def _standard_input_rows(source: Source, stream: BinaryIO) -> Iterator[_Row]:
     if source.format == "auto":
         head: list[bytes] = []
-        for line in stdin:
-            head.append(line)
-            start = line.removeprefix(codecs.BOM_UTF8).lstrip()
-            if start.startswith(b"{"):
-                yield from _json_rows(source.name, chain(head, stdin))
-                return
-            if start:
-                yield source.name, None, _text_of(b"".join(head) + stdin.read())
-                return
-        return  # nothing but space: no article
+        for piece in iter(lambda: stream.readline(4096), b""):
+            head.append(piece)
+            if start := piece.removeprefix(codecs.BOM_UTF8).lstrip():
+                break
+        else:
+            return  # nothing but space: no article
+        found: InputFormat = "jsonl" if start.startswith(b"{") else "txt"
+        if start.startswith(b"PAR1"):
+            raise KhabarError("- (standard input) is Parquet, which is not read in order; give a file")
+        source = replace(source, format=found)
+        stream = put_back(b"".join(head), stream)
     if source.format == "txt":
-        yield source.name, None, _text_of(stdin.read())
+        yield source.name, None, stream_row(stream)
     else:
-        yield from _stream_rows(source.name, source.format, stdin)
+        yield from _stream_rows(source, stream)
 
 
-def _stream_rows(name: str, input_format: InputFormat, stream: BinaryIO) -> Iterator[_Row]:
-    if input_format == "csv":
-        yield from ((name, line, row) for line, row in csv_rows(name, stream))
+def _stream_rows(source: Source, stream: BinaryIO) -> Iterator[_Row]:
+    if source.format == "csv":
+        yield from ((source.name, line, row) for line, row in csv_rows(source.name, stream, source.fields))
     else:
-        yield from _json_rows(name, stream)
+        yield from _json_rows(source.name, stream)
 
 
-def _json_rows(name: str, lines: Iterable[bytes]) -> Iterator[_Row]:
-    for number, line in enumerate(lines, start=1):
+def _json_rows(name: str, stream: BinaryIO) -> Iterator[_Row]:
+    for number, line in enumerate(capped_lines(stream), start=1):
+        if isinstance(line, ValueError):
+            yield name, number, line
+            continue
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
@@ -229,59 +301,3 @@ def _json_rows(name: str, lines: Iterable[bytes]) -> Iterator[_Row]:
             yield name, number, parse_json(line)
         except ValueError as error:
             yield name, number, error
-
-
-def _text_row(path: Path, article_id: str) -> _Row:
-    # Names of files may hold bytes that are no UTF-8; those are shown as escapes.
-    file, article_id = (name.encode("utf-8", "backslashreplace").decode() for name in (str(path), article_id))
-    try:
-        row = _text_of(path.read_bytes())
-    except OSError as error:
-        return file, None, ValueError(f"cannot be read: {error.strerror}")
-    return file, None, row if isinstance(row, ValueError) else {"id": article_id, **row}
-
-
-def _text_of(raw: bytes) -> dict[str, object] | ValueError:
-    """Decode one whole article. Line ends stay as they are: offsets count the text as given."""
-    if raw.startswith(_UTF16_BOMS):
-        return ValueError("in UTF-16; allowed: UTF-8")
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        return {"text": raw.decode("utf-8")}
-    except UnicodeDecodeError as error:
-        return ValueError(f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1}")
-
-
-def _text_files(folder: Path) -> Iterator[Path]:
-    """Walk a folder and the folders in it by name; hidden ones and links to folders are left out."""
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _text_files(Path(entry.path))
-        elif entry.name.lower().endswith(".txt") and not entry.is_dir():
-            yield Path(entry.path)
-
-
-def _needed(row: object, number: str) -> object:
-    """Keep what scoring reads of a row: users' rows carry much else, in any form."""
-    if not isinstance(row, dict):
-        return row
-    if "text" not in row:
-        return ValueError(f"text is missing; the row has {', '.join(map(show, row)) or 'no keys'}")
-    kept: dict[str, object] = {"text": row["text"]}
-    article_id = row.get("id")
-    if isinstance(article_id, int) and not isinstance(article_id, bool):
-        article_id = str(article_id)  # database keys
-    kept["id"] = number if article_id in (None, "") else article_id
-    segments = row.get("segments")
-    if isinstance(segments, list):
-        segments = [
-            {key: item[key] for key in ("start", "end") if key in item} if isinstance(item, dict) else item
-            for item in segments
-        ]
-    if segments is not None:
-        kept["segments"] = segments
-    return kept

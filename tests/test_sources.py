@@ -184,7 +184,7 @@ def test_bad_rows_of_csv(tmp_path):
 @pytest.mark.parametrize("header", ["id,title", "", "text,text", "id;text", "id,text,id", "Text"])
 def test_csv_needs_a_column_text(tmp_path, header):
     path = write(tmp_path / "a.csv", f"{header}\n1,a\n")
-    with pytest.raises(KhabarError, match=r"a\.csv:1: the header's columns are .*; allowed: one `text`"):
+    with pytest.raises(KhabarError, match=r"a\.csv:1: the columns are .*; needed: .*--text-field"):
         open_sources([path])
 
 
@@ -248,7 +248,7 @@ def test_all_wrong_inputs_are_named_before_anything_is_read(tmp_path):
         "a folder without .txt files",
         "is one JSON list; allowed: JSON Lines",
         "is in UTF-16; allowed: UTF-8",
-        "ending .parquet is not known; allowed: .jsonl",
+        "table.parquet cannot be read as Parquet: ",
         "ending (none) is not known",
         "more than once",
     ]
@@ -258,16 +258,16 @@ def test_all_wrong_inputs_are_named_before_anything_is_read(tmp_path):
 
 
 def test_rows_stream():
-    endless = itertools.repeat(b'{"text": "a"}\n')
+    endless = itertools.cycle(b'{"text": "a"}\n')
 
     class Endless(io.RawIOBase):
         def readable(self):
             return True
 
         def readinto(self, buffer):
-            line = next(endless)
-            buffer[: len(line)] = line
-            return len(line)
+            n = min(len(buffer), 7)
+            buffer[:n] = bytes(itertools.islice(endless, n))
+            return n
 
     rows = read_rows(open_sources(["-"]), stdin=io.BufferedReader(Endless(), 64))
     assert [row.id for row in itertools.islice(rows, 3) if isinstance(row, Article)] == ["1", "2", "3"]
