@@ -37,10 +37,12 @@ def decode(
         batch: The batch, on the output's device.
         output: What the model gave for it.
         crf: The model's CRF.
-        config: The model's labels and thresholds.
+        config: The model's labels, temperatures, thresholds and bands.
     """
-    segment_scores = output.segment_topic_logits.sigmoid().cpu()
-    article_scores = output.article_topic_logits.sigmoid().cpu()
+    # A topic's segments and article share a temperature: the article's score stays that of its best segment.
+    temperatures = output.segment_topic_logits.new_tensor([config.topic_temperatures[topic] for topic in config.topics])
+    segment_scores = (output.segment_topic_logits / temperatures).sigmoid().cpu()
+    article_scores = (output.article_topic_logits / temperatures).sigmoid().cpu()
     paths = crf.viterbi(output.emissions, batch.word_mask)
     probabilities = crf.entity_probabilities(output.emissions, batch.word_mask, paths).cpu()
     paths, proclitics = paths.cpu(), output.proclitic_logits.cpu()
@@ -56,6 +58,7 @@ def decode(
                 id=id_,
                 text=text,
                 topics=_topics(scores, segments, config),
+                uncertain=_uncertain(scores, config),
                 topic_scores=scores,
                 segments=segments,
                 entities=_entities(text, article, paths[rows], probabilities[rows], proclitics[rows], config),
@@ -70,6 +73,12 @@ def _reported(scores: dict[str, float], config: KhabarConfig) -> list[str]:
     """Topics at or above their thresholds, most probable first."""
     reported = [label for label, score in scores.items() if score >= config.topic_thresholds[label]]
     return sorted(reported, key=lambda label: -scores[label])
+
+
+def _uncertain(scores: dict[str, float], config: KhabarConfig) -> tuple[str, ...]:
+    """Topics whose probability is inside their band, most probable first."""
+    inside = [label for label, (low, high) in config.topic_bands.items() if low <= scores[label] < high]
+    return tuple(sorted(inside, key=lambda label: -scores[label]))
 
 
 def _segments(article: EncodedArticle, segment_scores: Tensor, config: KhabarConfig) -> tuple[Segment, ...]:

@@ -54,6 +54,9 @@ def _topics(article: TaggedArticle, evidence_characters: int) -> list[str]:
             segment = article.segments[index]
             evidence = shorten(plain(article.text[segment.start : segment.end]), evidence_characters)
             lines.append(f"    [{index}] {evidence}")
+    if article.uncertain:
+        uncertain = ", ".join(f"{label} {article.topic_scores[label]:.2f}" for label in article.uncertain)
+        lines.append(f"Uncertain  {uncertain}")
     return lines
 
 

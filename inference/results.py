@@ -65,6 +65,8 @@ class TaggedArticle:
         id: The article's id, if it had one.
         text: The raw text, as given.
         topics: What it reports, most probable first.
+        uncertain: Topics, reported or not, of which the model is too little certain to be right as often as it was
+            calibrated to be; most probable first.
         topic_scores: Probability of every topic of the model.
         segments: Its parts in order; topics refer to them by index.
         entities: In order, not overlapping.
@@ -80,6 +82,7 @@ class TaggedArticle:
     entities: tuple[Entity, ...]
     characters_read: int
     model: str
+    uncertain: tuple[str, ...] = ()
 
     @property
     def characters(self) -> int:
@@ -94,6 +97,7 @@ class TaggedArticle:
                 {"label": topic.label, "score": _rounded(topic.score), "segments": list(topic.segments)}
                 for topic in self.topics
             ],
+            "uncertain": list(self.uncertain),
             "topic_scores": {label: _rounded(score) for label, score in self.topic_scores.items()},
             "segments": [
                 {"start": segment.start, "end": segment.end, "topics": list(segment.topics)}

@@ -1,34 +1,54 @@
-"""Scores any number of articles: rows in, one line a result out, bad rows put aside with their reasons.
+"""Scores any number of articles: sources in, one line a result out, bad rows put aside with their reasons.
 
-Joins sources, a tagger and sinks, holding a bounded stretch of articles. Knows a tagger only by tag_many.
+Joins sources, a tagger and outputs: a file, with part files that another run can go on with, or a stream.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal
 
+from khabar.inference.chunks import MAX_CHARACTERS, ChunkTagger, ScoredChunk, score_chunks
+from khabar.inference.outputs import output_format, write_output
+from khabar.inference.part import Done, PartFiles
+from khabar.inference.progress import Progress
 from khabar.inference.render import render
 from khabar.inference.results import TaggedArticle
-from khabar.inference.sinks import FileSink, LineSink, StreamSink, check_output, is_special
-from khabar.inference.sources import BadRow, Source, read_rows
-from khabar.models.article import Article
+from khabar.inference.run_identity import describe_run
+from khabar.inference.sinks import check_output, is_special
+from khabar.inference.sources import PlacedRow, Source, read_placed_rows
 from khabar.models.errors import KhabarError
 
-OutputFormat = Literal["json", "text"]
+ResultFormat = Literal["json", "text"]
 
 
-class ArticleTagger(Protocol):
-    """Whatever tags articles as a stream, in their order; khabar's Tagger is one."""
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """How rows are scored, as far as it shows in the output.
 
-    def tag_many(self, articles: Iterable[Article], /) -> Iterator[TaggedArticle]:
-        """Give one result an article."""
-        ...
+    Attributes:
+        result_format: `json` gives a result's JSON object a line, `text` the view for people.
+        max_characters: Longest text; a longer one is a bad row.
+        group_duplicates: Say for each article which story it tells.
+
+    Raises:
+        KhabarError: If they do not go together.
+    """
+
+    result_format: ResultFormat = "json"
+    max_characters: int = MAX_CHARACTERS
+    group_duplicates: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_characters < 1:
+            raise KhabarError(f"max_characters is {self.max_characters}, must be at least 1")
+        if self.group_duplicates and self.result_format == "text":
+            raise KhabarError("--group-duplicates does not go with --format text, which shows no stories")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,73 +56,57 @@ class ScoreSummary:
     """What a scoring run did.
 
     Attributes:
-        n_articles: Articles scored.
-        n_bad_rows: Rows that could not be scored.
+        n_articles: Articles scored, those of the run that was gone on with included.
+        n_bad_rows: Rows that could not be scored, likewise.
+        n_before: Articles that the run that was gone on with had scored.
         seconds: From the first row's reading to the last result's writing.
     """
 
     n_articles: int
     n_bad_rows: int
+    n_before: int = 0
     seconds: float
 
     @property
     def articles_per_second(self) -> float:
-        """Articles scored in a second; 0 when there were none."""
-        return self.n_articles / self.seconds if self.seconds > 0 else 0.0
+        """Articles scored in a second by this run; 0 when there were none."""
+        return (self.n_articles - self.n_before) / self.seconds if self.seconds > 0 else 0.0
 
 
-def score(
-    tagger: ArticleTagger,
-    rows: Iterable[Article | BadRow],
-    *,
-    write: Callable[[TaggedArticle], None],
-    report: Callable[[BadRow], None],
-    strict: bool = False,
-) -> ScoreSummary:
-    """Score rows as they come.
-
-    Args:
-        tagger: Gives the results.
-        rows: What `read_rows` yields.
-        write: Takes each result, in the rows' order.
-        report: Takes each bad row, as soon as it is met.
-        strict: Stop at the first bad row.
+def check_results_file(path: str | Path, options: ScoreOptions) -> None:
+    """See, before long work, that an output can be written.
 
     Raises:
-        KhabarError: At the first bad row, if `strict`.
+        KhabarError: If it is a folder, its folder is missing or closed to writing, or its ending promises
+            another format than there will be.
+        MissingExtraError: If its format needs a package that is not installed.
     """
-    started = time.perf_counter()
-    n_articles = n_bad_rows = 0
-
-    def articles() -> Iterator[Article]:
-        nonlocal n_bad_rows
-        for row in rows:
-            if isinstance(row, Article):
-                yield row
-            elif strict:
-                raise KhabarError(str(row))
-            else:
-                report(row)
-                n_bad_rows += 1
-
-    for result in tagger.tag_many(articles()):
-        write(result)
-        n_articles += 1
-    return ScoreSummary(n_articles=n_articles, n_bad_rows=n_bad_rows, seconds=time.perf_counter() - started)
+    check_output(path)
+    if is_special(path):
+        return
+    if options.result_format == "json":
+        output_format(path)
+    elif Path(path).suffix.lower() not in ("", ".txt"):
+        raise KhabarError(f"{path}: --format text gives plain text; allowed: an output ending .txt, or --format json")
 
 
 def score_sources(
-    tagger: ArticleTagger,
+    tagger: ChunkTagger,
     sources: Sequence[Source],
     output: str | Path | BinaryIO,
     *,
     errors: BinaryIO,
     stdin: BinaryIO | None = None,
-    output_format: OutputFormat = "json",
+    options: ScoreOptions | None = None,
+    made_by: Mapping[str, str] | None = None,
     strict: bool = False,
-    progress: Callable[[], object] = lambda: None,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> ScoreSummary:
     """Score sources into a file, which appears whole or not at all, or into a stream.
+
+    A run into a file that ends before its time leaves part files, with which another run goes on: the output
+    is then the same, byte by byte, as if nothing had happened.
 
     Args:
         tagger: Gives the results.
@@ -111,47 +115,123 @@ def score_sources(
         errors: Gets a line for each bad row where the output is not a file; a file's bad rows go to
             `OUTPUT.errors.jsonl`, which is there exactly when there are some.
         stdin: Standard input as bytes, where a source stands for it.
-        output_format: `json` writes a result's JSON object a line, `text` the view for people.
-        strict: Stop at the first bad row, without an output file.
-        progress: Called after each result.
+        options: How rows are scored.
+        made_by: What else the results depend on, such as the model's digest: a run goes on only with part files
+            made by the same.
+        strict: Stop at the first bad row.
+        resume: Go on with the part files that are there. Without it they are refused.
+        progress: Is told what is read and scored.
 
     Raises:
-        KhabarError: If the output cannot be written, or is one of the sources; or, if `strict`, at the
-            first bad row.
+        KhabarError: If the output cannot be written, is one of the sources, or has part files that cannot be
+            gone on with; or, if `strict`, at the first bad row.
         OSError: If reading or writing fails midway.
     """
-    with ExitStack() as stack:
-        out: LineSink
-        bad: LineSink
-        if isinstance(output, str | Path) and not is_special(output):
-            check_output(output)
-            _check_apart(output, sources)
-            out = FileSink(output)
-            bad = FileSink(errors_path(output), keep_empty=False)
-        else:
-            if isinstance(output, str | Path):
-                output = stack.enter_context(Path(output).open("wb"))
-            out, bad = StreamSink(output), StreamSink(errors)
-        # The bad rows' file is moved into place first: whoever finds the output finds them too.
-        stack.enter_context(out)
-        stack.enter_context(bad)
+    run = _Run(tagger, options or ScoreOptions(), strict=strict, progress=progress or Progress())
 
-        def write(result: TaggedArticle) -> None:
-            if output_format == "text":
-                out.write(render(result) + "\n")
-            else:
-                out.write(json.dumps(result.to_json(), ensure_ascii=False))
-            progress()
+    def rows() -> Iterable[PlacedRow]:
+        return map(run.progress.read, read_placed_rows(sources, stdin=stdin, opened=run.progress.opened))
 
-        def report(row: BadRow) -> None:
-            bad.write(json.dumps(row.to_json(), ensure_ascii=False) if isinstance(bad, FileSink) else str(row))
-
-        return score(tagger, read_rows(sources, stdin=stdin), write=write, report=report, strict=strict)
+    if isinstance(output, str | Path) and is_special(output):
+        with Path(output).open("wb") as stream:
+            return run.into_stream(rows(), stream, errors)
+    if not isinstance(output, str | Path):
+        if resume:
+            raise KhabarError("a stream of results cannot be gone on with; give an output file")
+        return run.into_stream(rows(), output, errors)
+    check_results_file(output, run.options)
+    _check_apart(output, sources)
+    finish = write_output if run.options.result_format == "json" else _rename
+    identity = describe_run(sources, {**(made_by or {}), **asdict(run.options)})
+    with PartFiles(output, identity, finish=finish, resume=resume) as parts:
+        return run.into_parts(rows(), parts)
 
 
-def errors_path(output: str | Path) -> Path:
-    """Where the bad rows of a run that writes a file go."""
-    return Path(f"{output}.errors.jsonl")
+class _Run:
+    """One scoring run: the same lines, wherever they go."""
+
+    def __init__(self, tagger: ChunkTagger, options: ScoreOptions, *, strict: bool, progress: Progress) -> None:
+        self.options = options
+        self.progress = progress
+        self._tagger = tagger
+        self._strict = strict
+
+    def into_stream(self, rows: Iterable[PlacedRow], stream: BinaryIO, errors: BinaryIO) -> ScoreSummary:
+        def write(chunk: ScoredChunk) -> None:
+            # Bad rows go to people, who look at them while results come.
+            errors.write(b"".join(_line(str(row)) for row in chunk.bad_rows))
+            errors.flush()
+            stream.write(self._results(chunk))
+            stream.flush()
+
+        started = time.perf_counter()
+        return _summary(Done(), self._score(rows, Done(), write), started)
+
+    def into_parts(self, rows: Iterable[PlacedRow], parts: PartFiles) -> ScoreSummary:
+        def write(chunk: ScoredChunk) -> None:
+            bad_rows = b"".join(json_line(row.to_json()) for row in chunk.bad_rows)
+            parts.write(self._results(chunk), bad_rows, chunk.done)
+
+        started, before = time.perf_counter(), parts.done
+        if not before.whole:
+            self._score(rows, before, write)
+        parts.finish()
+        return _summary(before, parts.done, started)
+
+    def _score(self, rows: Iterable[PlacedRow], before: Done, write: Callable[[ScoredChunk], None]) -> Done:
+        done = before
+        chunks = score_chunks(
+            self._tagger,
+            rows,
+            done=before,
+            max_characters=self.options.max_characters,
+            group_duplicates=self.options.group_duplicates,
+            strict=self._strict,
+        )
+        with closing(chunks):
+            for chunk in chunks:
+                write(chunk)
+                self.progress.scored(len(chunk.results))
+                done = chunk.done
+        return done
+
+    def _results(self, chunk: ScoredChunk) -> bytes:
+        pairs = zip(chunk.results, chunk.stories, strict=True)
+        return b"".join(_line(self._shown(result, story)) for result, story in pairs)
+
+    def _shown(self, result: TaggedArticle, story: str | None) -> str:
+        if self.options.result_format == "text":
+            return render(result) + "\n"
+        row = result.to_json()
+        if story is not None:
+            row = {"id": row.pop("id"), "story": story, **row}
+        return _dumps(row)
+
+
+def json_line(row: object) -> bytes:
+    """Give a JSON value as the line that stands for it in a file of results."""
+    return _line(_dumps(row))
+
+
+def _summary(before: Done, done: Done, started: float) -> ScoreSummary:
+    return ScoreSummary(
+        n_articles=done.n_articles,
+        n_bad_rows=done.n_bad_rows,
+        n_before=before.n_articles,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _dumps(row: object) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _line(text: str) -> bytes:
+    return text.encode("utf-8") + b"\n"
+
+
+def _rename(part: Path, target: Path) -> None:
+    part.replace(target.resolve())
 
 
 def _check_apart(output: str | Path, sources: Sequence[Source]) -> None:

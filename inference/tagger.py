@@ -1,49 +1,63 @@
 """The Tagger: raw articles in, topics and entities out, in order and in constant memory.
 
-Loads a model, plans batches over a look-ahead, runs the model. Knows nothing of files or training.
+Loads a model and puts the engine behind a few plain calls. Knows nothing of files or training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
-from khabar.inference.decode import decode
+from khabar.inference.engine import Engine, Result
+from khabar.inference.onnx_model import load_onnx
+from khabar.inference.planning import in_chunks
 from khabar.inference.results import TaggedArticle
 from khabar.models.article import Article
-from khabar.models.batch import Batch, WindowSettings, collate
 from khabar.models.device import choose_device
-from khabar.models.encoding import EncodedArticle, encode_articles
-from khabar.models.folder import load_model
+from khabar.models.errors import DeviceError, KhabarError
+from khabar.models.folder import load_model, named_folder
 from khabar.models.model import KhabarModel
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "models" / "embedded"
-# Articles read ahead, so that a batch holds articles of like length; bounds what is held at a time.
-LOOK_AHEAD = 256
-BATCH_PIECES = 8192
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def load(model: str | Path | None = None, *, device: str = "auto") -> Tagger:
+def load(
+    model: str | Path | None = None, *, device: str = "auto", runtime: str = "torch", precision: str = "auto"
+) -> Tagger:
     """Load a tagger.
 
     Args:
         model: A model folder or a hub id; None or "embedded" takes the model that comes with khabar, which
             never reaches the network.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+        runtime: `torch`; or `onnx` for a folder that `khabar export` wrote, which runs on the CPU.
+        precision: `fp32`; `bf16`, about twice as fast on a processor with AMX and slower on one without bfloat16; or
+            `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of its own and takes `auto`.
 
     Raises:
         ModelFolderError: If the model cannot be loaded.
-        DeviceError: If the device is not there.
+        DeviceError: If the device is not there, or not one the runtime runs on.
+        KhabarError: If the runtime or the precision is unknown, or they do not go together.
+        MissingExtraError: If the runtime is not installed.
     """
+    if precision not in PRECISIONS:
+        raise KhabarError(f"precision is {precision!r}, must be one of {', '.join(PRECISIONS)}")
+    folder = named_folder("embedded" if model is None else model)
+    if runtime == "onnx":
+        if precision != "auto":
+            raise KhabarError(f"precision is {precision!r}, but an exported model has its own; allowed: auto")
+        if device not in ("auto", "cpu"):
+            raise DeviceError(f"device is {device!r}, but runtime onnx runs on the CPU; allowed: auto, cpu")
+        return Tagger(*load_onnx(folder))
+    if runtime != "torch":
+        raise KhabarError(f"runtime is {runtime!r}, must be torch or onnx")
     chosen = choose_device(device)
-    loaded, tokenizer = load_model(EMBEDDED if model is None or model == "embedded" else model)
+    loaded, tokenizer = load_model(folder)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps torch's `to` without its types
-    return Tagger(loaded, tokenizer)
+    return Tagger(loaded, tokenizer, bf16=precision == "bf16" or (precision == "auto" and chosen.type == "cuda"))
 
 
 class Tagger:
@@ -52,12 +66,18 @@ class Tagger:
     Args:
         model: A model in evaluation mode, on the device it is to run on.
         tokenizer: Its tokenizer.
+        bf16: Whether the model's products are computed in bfloat16.
     """
 
-    def __init__(self, model: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, model: KhabarModel, tokenizer: PreTrainedTokenizerFast, *, bf16: bool = False) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
+        self.bf16 = bf16
+
+    @property
+    def device(self) -> str:
+        """Kind of device the model is on: `cpu` or `cuda`."""
+        return self.model.device.type
 
     @property
     def topics(self) -> list[str]:
@@ -73,88 +93,55 @@ class Tagger:
         """Tag one article: its raw text, or an Article, whose segments are kept where it has any.
 
         Raises:
-            KhabarError: If the text is not valid Unicode.
+            KhabarError: If the text is not valid Unicode, or too long for the device's memory.
         """
-        return next(self.tag_many([article]))
+        return _or_raise(Engine(self.model, self.tokenizer, bf16=self.bf16).run_one(_article(article)))
 
     def tag_many(
-        self, articles: Iterable[str | Article], *, batch_pieces: int = BATCH_PIECES
+        self, articles: Iterable[str | Article], *, batch_pieces: int | None = None
     ) -> Iterator[TaggedArticle]:
         """Tag articles as a stream, in their order.
 
         Args:
-            articles: Raw texts or Articles; any iterable, read a bounded stretch ahead.
-            batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone.
+            articles: Raw texts or Articles; any iterable, read a bounded stretch ahead, in the thread that
+                takes the results.
+            batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
+                means a number that suits the device.
+
+        Raises:
+            ValueError: If batch_pieces is below 1.
+            KhabarError: As `tag`, in the place of the article that is meant.
+        """
+        chunks = in_chunks(map(_article, articles), lambda article: len(article.text))
+        with closing(self.tag_chunks(chunks, batch_pieces=batch_pieces)) as tagged:
+            for results in tagged:
+                yield from map(_or_raise, results)
+
+    def tag_chunks(
+        self, chunks: Iterable[Sequence[Article]], *, batch_pieces: int | None = None
+    ) -> Generator[list[Result], None, None]:
+        """Tag lists of articles, each list by itself: what it holds gives the same results wherever it stands.
+
+        Args:
+            chunks: Lists of articles, some hundred each; batches are planned within one.
+            batch_pieces: As in `tag_many`.
+
+        Yields:
+            A list's results in the order of its articles; a KhabarError stands for an article for which the
+            device has too little memory.
 
         Raises:
             ValueError: If batch_pieces is below 1.
             KhabarError: If a text is not valid Unicode.
         """
-        if batch_pieces < 1:
-            raise ValueError(f"batch_pieces must be at least 1, got {batch_pieces}")
-        stream = iter(articles)
-        while ahead := list(islice(stream, LOOK_AHEAD)):
-            yield from self._tag_together(
-                [Article(text=item) if isinstance(item, str) else item for item in ahead], batch_pieces
-            )
-
-    def _tag_together(self, articles: Sequence[Article], batch_pieces: int) -> list[TaggedArticle]:
-        encoded = encode_articles(
-            [article.text for article in articles],
-            self.tokenizer,
-            max_segment_words=self.model.config.max_segment_words,
-            segments=[article.segment_spans for article in articles],
-        )
-        tagged: dict[int, TaggedArticle] = {}
-        for indices in plan_batches([one.n_pieces for one in encoded], self.model.config.window, batch_pieces):
-            results = self._forward([articles[i] for i in indices], [encoded[i] for i in indices])
-            tagged.update(zip(indices, results, strict=True))
-        return [tagged[index] for index in range(len(articles))]
-
-    @torch.inference_mode()
-    def _forward(self, articles: Sequence[Article], encoded: Sequence[EncodedArticle]) -> list[TaggedArticle]:
-        device = self.model.device
-        batch = _to(collate(encoded, self._windows), device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            output = self.model(**batch.tensors())
-        return decode(
-            [article.text for article in articles],
-            [article.id for article in articles],
-            encoded,
-            batch,
-            output,
-            self.model.crf,
-            self.model.config,
-        )
+        yield from Engine(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16).run(chunks)
 
 
-def plan_batches(lengths: Sequence[int], window: int, batch_pieces: int) -> list[list[int]]:
-    """Group articles of like length so that each batch stays within its pieces, padding included.
-
-    Args:
-        lengths: Pieces of each article.
-        window: Longest window in pieces; a longer article fills several.
-        batch_pieces: Most pieces in a batch; an article that is longer goes alone.
-
-    Returns:
-        Batches of article indices; together each index once.
-    """
-    batches: list[list[int]] = []
-    n_pieces, width = 0, 0
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        width = max(width, min(lengths[index] + 2, window))
-        n_windows = -(-max(lengths[index], 1) // window)
-        if batches and n_pieces + n_windows <= batch_pieces // width:
-            batches[-1].append(index)
-            n_pieces += n_windows
-        else:
-            batches.append([index])
-            n_pieces, width = n_windows, min(lengths[index] + 2, window)
-    return batches
+def _article(item: str | Article) -> Article:
+    return Article(text=item) if isinstance(item, str) else item
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    moved = {field.name: getattr(batch, field.name).to(device, non_blocking=True) for field in fields(batch)}
-    return replace(batch, **moved)
+def _or_raise(result: Result) -> TaggedArticle:
+    if isinstance(result, KhabarError):
+        raise result
+    return result

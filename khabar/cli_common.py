@@ -44,10 +44,15 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
         except KhabarError as error:
             for line in str(error).splitlines():
                 say(f"error: {line}")
+            _say_notes(error)
             raise typer.Exit(NOT_DONE) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("interrupted")
+            _say_notes(error)
             raise typer.Exit(INTERRUPTED) from None
+        except SystemExit as error:
+            _say_notes(error)
+            raise
         except BrokenPipeError:
             # Python flushes standard output once more as it ends; that must not fail too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,11 +60,18 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             say(f"error: {place}{error.strerror or error}")
+            _say_notes(error)
             raise typer.Exit(NOT_DONE) from None
         finally:
             signal.signal(signal.SIGTERM, before)
 
     return run
+
+
+def _say_notes(error: BaseException) -> None:
+    """Say what the code in between knew of the error: how to go on, say."""
+    for note in getattr(error, "__notes__", ()):
+        say(note)
 
 
 def say(line: str) -> None:
@@ -79,6 +91,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Batches come in hundreds of shapes; a CPU's kernels for each, kept, would make memory grow with a run.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

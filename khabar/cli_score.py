@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from khabar import __version__
 from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say
 from khabar.models.errors import KhabarError
 
 if TYPE_CHECKING:
+    from khabar.inference.progress import Progress
     from khabar.inference.score import ScoreSummary
+    from khabar.inference.sources import Source
+
+log = logging.getLogger(__name__)
 
 
 @one_line_errors
@@ -23,8 +29,9 @@ def score(
         list[str] | None,
         typer.Argument(
             metavar="ARTICLES",
-            help="JSON Lines (.jsonl, .ndjson, .json), CSV with a column `text` (.csv), one article as plain "
-            "text (.txt), a folder of .txt files, or - for standard input, the default in a pipe.",
+            help="JSON Lines (.jsonl, .ndjson, .json), .csv, .parquet, one article as plain text (.txt), a folder "
+            "of .txt files, a quoted pattern ('news/*.jsonl.gz'), or - for standard input, the default in a pipe. "
+            "All but Parquet may be compressed (.gz, .zst).",
         ),
     ] = None,
     *,
@@ -45,68 +52,147 @@ def score(
         typer.Option("--format", "-f", help="json: an object a line; text: for people to read."),
     ] = "json",
     input_format: Annotated[
-        Literal["auto", "jsonl", "csv", "txt"],
+        Literal["auto", "jsonl", "csv", "parquet", "txt"],
         typer.Option(
             help="What files and standard input are. auto: by a file's ending; standard input is JSON Lines "
             "if it starts with {, else the text of one article."
         ),
     ] = "auto",
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="The key or column that holds a row's text.")
+    ] = "text",
+    id_field: Annotated[str, typer.Option(metavar="NAME", help="The key or column that holds a row's id.")] = "id",
     device: Device = "auto",
+    runtime: Annotated[
+        Literal["torch", "onnx"],
+        typer.Option(help="What runs the model; onnx takes a folder that `khabar export` wrote, on the CPU."),
+    ] = "torch",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="bf16 is faster on processors with AMX; auto: bf16 on a GPU, fp32 on a CPU."),
+    ] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
+    max_characters: Annotated[
+        int, typer.Option(metavar="N", help="Longest text; a row with a longer one cannot be scored.")
+    ] = 300_000,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a run that was stopped, given the same again; where there is none, start."
+        ),
+    ] = False,
+    group_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--group-duplicates", help="Give each result a `story`: the id of the first article that tells the same."
+        ),
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="local: this process; ray: workers of a Ray cluster, which write a folder of parts."),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --engine ray: how many workers; as many as there is room for if not given."
+        ),
+    ] = None,
 ) -> None:
     """Find topics and entities in articles; one result a line.
 
-    Exit code 0: every row scored; 1: some rows could not be; 2: nothing written, the message says why.
+    Exit code 0: every row scored; 1: some rows could not be; 2: not done, the message says why.
     """
     if not articles and sys.stdin.isatty():
         raise KhabarError("nothing to score: give files, a folder, or - for standard input")
 
-    from khabar.inference.sinks import check_output
+    from khabar.inference.fields import FieldNames
+    from khabar.inference.part import errors_path
+    from khabar.inference.ray_cluster import RayOptions
+    from khabar.inference.ray_engine import check_results_folder, score_sources_on_ray
+    from khabar.inference.score import ScoreOptions, check_results_file, score_sources
     from khabar.inference.sources import STANDARD_INPUT, open_sources
 
-    sources = open_sources(articles or [STANDARD_INPUT], input_format=input_format)
+    options = ScoreOptions(
+        result_format=output_format, max_characters=max_characters, group_duplicates=group_duplicates
+    )
+    fields = FieldNames(text=text_field, id=id_field)
+    sources = open_sources(articles or [STANDARD_INPUT], input_format=input_format, fields=fields)
     to_stream = output == "-"
+    if engine == "ray":
+        if to_stream or resume:
+            raise KhabarError("--engine ray needs --output, a new folder, and does not go with --resume")
+        ray_options = RayOptions(model=model, device=device, runtime=runtime, workers=workers)
+        check_results_folder(output, options, sources)
+        with _progress((), hidden=False) as progress:
+            summary = score_sources_on_ray(
+                sources, output, ray_options, options=options, strict=strict, progress=progress
+            )
+        _end(summary, errors_path(output))
+        return
+    if workers is not None:
+        raise KhabarError("--workers goes with --engine ray only; OMP_NUM_THREADS says how many processors to take")
     if not to_stream:
-        check_output(output)
+        check_results_file(output, options)
+    elif resume:
+        raise KhabarError("--resume needs an output file: what went to standard output cannot be gone on with")
 
     # The slow import comes once the inputs are known to be there.
-    from khabar.inference.score import errors_path, score_sources
+    from khabar.inference.run_identity import model_digest
     from khabar.inference.tagger import load
 
-    tagger = load(model, device=device)
-    with _progress(hidden=to_stream and sys.stdout.isatty()) as progress:
+    tagger = load(model, device=device, runtime=runtime, precision=precision)
+    made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
+    if not to_stream:
+        made_by["model"] = model_digest(model)
+    with _progress(sources, hidden=to_stream and sys.stdout.isatty()) as progress:
         summary = score_sources(
             tagger,
             sources,
             sys.stdout.buffer if to_stream else Path(output),
             errors=sys.stderr.buffer,
             stdin=sys.stdin.buffer,
-            output_format=output_format,
+            options=options,
+            made_by=made_by,
             strict=strict,
+            resume=resume,
             progress=progress,
         )
-    say(_summary_line(summary, None if to_stream else errors_path(output)))
+    _end(summary, None if to_stream else errors_path(output))
+
+
+def _end(summary: ScoreSummary, errors: Path | None) -> None:
+    """Say what was done, in words and by the exit code."""
+    say(_summary_line(summary, errors))
     if summary.n_bad_rows:
         raise typer.Exit(BAD_ROWS)
 
 
-def _progress(*, hidden: bool) -> AbstractContextManager[Callable[[], object]]:
-    """A count of articles on standard error, where a person looks at it and nothing else is shown."""
-    if hidden or not sys.stderr.isatty():
-        return nullcontext(lambda: None)
-    return _bar()
-
-
 @contextmanager
-def _bar() -> Iterator[Callable[[], object]]:
-    from tqdm import tqdm
+def _progress(sources: Sequence[Source], *, hidden: bool) -> Iterator[Progress]:
+    """Show on a terminal how it is getting on, in one line that is taken away at the end; in a log, once a minute."""
+    from khabar.inference.progress import Progress
 
-    with tqdm(unit=" articles", leave=False) as bar:
-        yield bar.update
+    if not sys.stderr.isatty():
+        yield Progress(sources, write=log.info, seconds=60)
+    elif hidden:  # results come on the same terminal
+        yield Progress()
+    else:
+        try:
+            yield Progress(sources, write=_show, seconds=0.5)
+        finally:
+            _show("")
+
+
+def _show(line: str) -> None:
+    """Write a line over the one before."""
+    sys.stderr.write(f"\r{line}\x1b[K")
+    sys.stderr.flush()
 
 
 def _summary_line(summary: ScoreSummary, errors: Path | None) -> str:
     parts = [f"scored {summary.n_articles:,} {_plural('article', summary.n_articles)}"]
+    if summary.n_before:
+        parts.append(f"{summary.n_before:,} of them before")
     if summary.n_bad_rows:
         where = "" if errors is None else f" (see {errors})"
         parts.append(f"{summary.n_bad_rows:,} {_plural('row', summary.n_bad_rows)} could not be scored{where}")

@@ -16,6 +16,8 @@ from khabar.models import tags
 
 # Far below any trained score, yet finite: sums of a few stay exact enough in float32 and gradients stay defined.
 IMPOSSIBLE = -1e4
+# In probabilities of what was read: the least log-odds of a tag at a word, and the least sum over paths.
+_LEAST, _NEVER = -230.0, 1e-300
 
 
 class LinearChainCRF(nn.Module):
@@ -76,42 +78,48 @@ class LinearChainCRF(nn.Module):
         every_path, allowed_paths = both.chunk(2)
         return every_path - allowed_paths
 
+    @torch.no_grad()
     def viterbi(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Find the best path of each sequence.
 
         Returns:
             (n_sequences, n_words) tag indices; O at padded words.
         """
-        emissions = emissions.float()
+        order, active = _longest_first(mask)
+        emissions = emissions.float()[order]
         start, transition, end = self.scores()
-        n_sequences, n_words, n_tags = emissions.shape
+        n_sequences, n_words, _ = emissions.shape
         if n_words == 0:
             return emissions.new_zeros((n_sequences, 0), dtype=torch.long)
+        into = transition.T.contiguous()  # [next, previous]
         best = start + emissions[:, 0]
-        stay = torch.arange(n_tags, device=emissions.device).expand(n_sequences, n_tags)
         back = []
-        for position in range(1, n_words):
-            # (n_sequences, previous, next) -> best previous tag for each next one
-            candidates, previous = (best[:, :, None] + transition).max(dim=1)
-            real = mask[:, position, None]
-            best = torch.where(real, candidates + emissions[:, position], best)
-            back.append(torch.where(real, previous, stay))
-        path = [(best + end).argmax(dim=-1)]
-        for previous in reversed(back):
-            path.append(previous.gather(1, path[-1][:, None]).squeeze(1))
-        return torch.stack(path[::-1], dim=1).masked_fill(~mask, tags.OUTSIDE)
+        for position in range(1, len(active)):
+            n = active[position]
+            # (n, next, previous) -> best previous tag for each next one
+            scores, previous = (best[:n, None, :] + into).max(dim=-1)
+            best[:n] = scores + emissions[:n, position]
+            back.append(previous)
+        tag = (best + end).argmax(dim=-1)
+        path = emissions.new_full((n_sequences, n_words), tags.OUTSIDE, dtype=torch.long)
+        for position in range(len(active) - 1, 0, -1):
+            n = active[position]
+            path[:n, position] = tag[:n]
+            tag[:n] = back[position - 1].gather(1, tag[:n, None]).squeeze(1)
+        path[:, 0] = tag
+        return _in_order(path, order).masked_fill(~mask, tags.OUTSIDE)
 
+    @torch.no_grad()
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Probability of each tag at each word, over all paths.
 
         Returns:
             (n_sequences, n_words, n_tags); each real word sums to one, padded words are zero.
         """
-        emissions = emissions.double()  # probabilities are differences of sums as long as the sequence
-        alphas, betas = self._alphas(emissions, mask), self._betas(emissions, mask)
-        log_partition = torch.logsumexp(alphas[:, -1] + self.scores(torch.double)[2], dim=-1)
+        alphas, betas, log_partition = self._alphas_and_betas(emissions, mask)
         return ((alphas + betas - log_partition[:, None, None]).exp() * mask[..., None]).float()
 
+    @torch.no_grad()
     def entity_probabilities(self, emissions: Tensor, mask: Tensor, path: Tensor) -> Tensor:
         """Probability that each entity of a path stands exactly so: its label, its first and its last word.
 
@@ -126,10 +134,15 @@ class LinearChainCRF(nn.Module):
             (n_sequences, n_words); the value at an entity's first word is the entity's probability,
             every other word is zero.
         """
-        emissions = emissions.double()
+        result = emissions.new_zeros(emissions.shape[:2], dtype=torch.float)
+        named = (path != tags.OUTSIDE).any(dim=-1)
+        if bool(named.any()):  # most of the work is for sequences that name something
+            result[named] = self._entity_probabilities(emissions[named].double(), mask[named], path[named])
+        return result
+
+    def _entity_probabilities(self, emissions: Tensor, mask: Tensor, path: Tensor) -> Tensor:
         _, transition, end = self.scores(torch.double)
-        alphas, betas = self._alphas(emissions, mask), self._betas(emissions, mask)
-        log_partition = torch.logsumexp(alphas[:, -1] + end, dim=-1)
+        alphas, betas, log_partition = self._alphas_and_betas(emissions, mask)
         n_sequences, n_words, _ = emissions.shape
         result = emissions.new_zeros((n_sequences, n_words))
         spans = [
@@ -137,8 +150,6 @@ class LinearChainCRF(nn.Module):
             for row, row_path in enumerate(path.tolist())
             for first, stop, label in tags.spans_from_tags(row_path)
         ]
-        if not spans:
-            return result.float()
         row, first, stop, label = torch.tensor(spans, device=emissions.device).T
         begin, inside = 1 + 2 * label, 2 + 2 * label
         # Score of staying inside label k at each word, summed from the left: differences give any span's inner score.
@@ -170,13 +181,66 @@ class LinearChainCRF(nn.Module):
             alphas.append(alpha)
         return torch.stack(alphas, dim=1)
 
-    def _betas(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """Log-sums over path suffixes that follow each tag: (n_sequences, n_words, n_tags)."""
-        _, transition, end = self.scores(emissions.dtype)
-        beta = end.expand(emissions.shape[0], -1)
-        betas = [beta]
-        for position in range(emissions.shape[1] - 1, 0, -1):
-            moved = torch.logsumexp(transition + (emissions[:, position] + beta)[:, None, :], dim=-1)
-            beta = torch.where(mask[:, position, None], moved, beta)
-            betas.append(beta)
-        return torch.stack(betas[::-1], dim=1)
+    def _alphas_and_betas(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-sums over path prefixes up to each tag, over suffixes behind it, and over whole paths.
+
+        In double precision and without gradients; a tag that no path reaches gets a number far below any other.
+
+        Source: the scaled recursions of Rabiner 1989, "A Tutorial on Hidden Markov Models", section V.A.
+
+        Returns:
+            Alphas and betas, (n_sequences, n_words, n_tags), of no meaning at padded words; (n_sequences,).
+        """
+        order, active = _longest_first(mask)
+        emissions = emissions.double()[order].transpose(0, 1)  # (n_words, n_sequences, n_tags)
+        start, transition, end = (scores.exp() for scores in self.scores(torch.double))
+        highest = emissions.max(dim=-1, keepdim=True).values
+        weights = (emissions - highest).clamp_min(_LEAST).exp()
+        # Each word's sums are brought to one; what they were divided by is added up afterwards, as logs.
+        alphas, betas = torch.ones_like(weights), end.expand(weights.shape).clone()
+        prefix_scales, suffix_scales = torch.ones_like(highest), torch.ones_like(highest)
+        alpha = start.expand(weights.shape[1:])
+        for position, n in enumerate(active):
+            alpha = (alpha[:n] @ transition if position else alpha[:n]) * weights[position, :n]
+            scale = alpha.sum(dim=-1, keepdim=True)
+            alpha = alpha / scale
+            alphas[position, :n], prefix_scales[position, :n] = alpha, scale
+        backward = transition.T.contiguous()
+        for position in range(len(active) - 2, -1, -1):
+            n = active[position + 1]
+            beta = (betas[position + 1, :n] * weights[position + 1, :n]) @ backward
+            scale = beta.sum(dim=-1, keepdim=True)
+            betas[position, :n], suffix_scales[position, :n] = beta / scale, scale
+
+        real = mask[order].T
+        highest = highest.squeeze(-1) * real
+        prefixes = (prefix_scales.squeeze(-1).log() + highest).cumsum(dim=0)
+        suffixes = suffix_scales.squeeze(-1).log()
+        behind = suffixes.sum(dim=0) - suffixes.cumsum(dim=0) + suffixes + highest.sum(dim=0) - highest.cumsum(dim=0)
+        last = (real.sum(dim=0) - 1).clamp(min=0), torch.arange(len(order), device=order.device)
+        log_partition = (alphas[last] * end).sum(dim=-1).log() + prefixes[-1]
+        alphas = alphas.clamp_min(_NEVER).log() + prefixes[..., None]
+        betas = betas.clamp_min(_NEVER).log() + behind[..., None]
+        return (
+            _in_order(alphas.transpose(0, 1), order),
+            _in_order(betas.transpose(0, 1), order),
+            _in_order(log_partition, order),
+        )
+
+
+def _longest_first(mask: Tensor) -> tuple[Tensor, list[int]]:
+    """Sort right-padded sequences so that those with a word at a place are the first ones.
+
+    Returns:
+        (n_sequences,) their order, and for each place with a word how many there are, falling.
+    """
+    lengths = mask.sum(dim=1)
+    order = lengths.argsort(descending=True, stable=True)
+    return order, [n for n in mask.sum(dim=0).tolist() if n]
+
+
+def _in_order(values: Tensor, order: Tensor) -> Tensor:
+    """Undo `_longest_first`."""
+    back = torch.empty_like(values)
+    back[order] = values
+    return back

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from khabar.inference import tagger as tagger_module
+from khabar.inference.engine import CHUNKS_AHEAD
+from khabar.inference.planning import LOOK_AHEAD
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article, Segment
 from khabar.models.errors import DeviceError, KhabarError
@@ -101,7 +102,7 @@ def test_an_endless_stream_is_tagged_as_it_comes(tagger):
 
     results = list(itertools.islice(tagger.tag_many(endless()), 300))
     assert [result.id for result in results] == [str(index) for index in range(300)]
-    assert n_read == 2 * tagger_module.LOOK_AHEAD
+    assert n_read == CHUNKS_AHEAD * LOOK_AHEAD
 
 
 def test_nothing_of_a_very_long_article_is_cut(tagger, monkeypatch):
@@ -141,6 +142,7 @@ def test_results_as_json_are_what_score_writes(tagger):
     assert list(row) == [
         "id",
         "topics",
+        "uncertain",
         "topic_scores",
         "segments",
         "entities",

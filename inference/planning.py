@@ -1,0 +1,74 @@
+"""Cuts a stream into chunks, and a chunk into batches of like length, so that little of a forward pass is padding.
+
+Works on lengths alone; knows nothing of articles or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from khabar.models.windows import window_starts
+
+T = TypeVar("T")
+
+LOOK_AHEAD = 512  # items in a chunk
+LOOK_AHEAD_CHARACTERS = 2_000_000
+MAX_PADDING = 0.05  # of a batch, unless it is small
+SMALL = 16  # a batch below this part of its most pieces is small: many tiny batches cost more than padding
+
+
+def plan_batches(lengths: Sequence[int], *, window: int, stride: int, batch_pieces: int) -> list[list[int]]:
+    """Group articles of like length so that each batch stays within its pieces, padding included.
+
+    Args:
+        lengths: Pieces of each article.
+        window: Longest window in pieces, its two special pieces included; a longer article fills several.
+        stride: Step from window to window in pieces.
+        batch_pieces: Most pieces in a batch; an article that is longer goes alone.
+
+    Returns:
+        Batches of article indices; together each index once.
+    """
+    batches: list[list[int]] = []
+    rows = width = filled = 0  # of the last batch: windows, length of the longest, pieces without padding
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        n_windows = len(window_starts(lengths[index], window - 2, stride))
+        longest = min(lengths[index] + 2, window)
+        # The last of several windows reaches back as far as it can: all are full.
+        n_pieces = n_windows * longest
+        together = (rows + n_windows) * max(width, longest)
+        padding = together - filled - n_pieces
+        if (
+            batches
+            and together <= batch_pieces
+            and (padding <= MAX_PADDING * together or together <= batch_pieces // SMALL)
+        ):
+            batches[-1].append(index)
+            rows, width, filled = rows + n_windows, max(width, longest), filled + n_pieces
+        else:
+            batches.append([index])
+            rows, width, filled = n_windows, longest, n_pieces
+    return batches
+
+
+def in_chunks(items: Iterable[T], n_characters: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut a stream into chunks to plan batches over; where they end depends on the items alone.
+
+    Args:
+        items: Any iterable; a chunk is given as soon as its last item is read.
+        n_characters: How long an item is.
+
+    Yields:
+        Up to `LOOK_AHEAD` items, fewer where they are so long that they would fill the memory.
+    """
+    chunk: list[T] = []
+    length = 0
+    for item in items:
+        chunk.append(item)
+        length += n_characters(item)
+        if len(chunk) == LOOK_AHEAD or length >= LOOK_AHEAD_CHARACTERS:
+            yield chunk
+            chunk, length = [], 0
+    if chunk:
+        yield chunk

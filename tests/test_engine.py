@@ -1,0 +1,165 @@
+"""The engine over a tiny model: memory that runs out, errors, several threads, chunks by themselves."""
+
+import itertools
+import threading
+
+import pytest
+import torch
+
+from khabar.inference.engine import BATCH_PIECES, Engine
+from khabar.inference.planning import in_chunks
+from khabar.inference.tagger import Tagger, load
+from khabar.models.article import Article
+from khabar.models.errors import KhabarError
+
+TEXTS = [
+    "قتل شخصان بانفجار سيارة مفخخة شمال بغداد.\nوقال المتحدث سالم الحداد إن التحقيق بدأ.",
+    "",
+    "عاجل",
+    "شهدت العاصمة تونس مظاهرة شارك فيها المئات. " * 6,
+    "أعلنت الوزارة في بيان أن الاجتماع بدأ صباح اليوم.",
+]
+ARTICLES = [Article(text=TEXTS[n % len(TEXTS)], id=str(n)) for n in range(40)]
+
+
+@pytest.fixture
+def encoder_config(bert_config):
+    """One kind of encoder is enough here."""
+    return bert_config
+
+
+@pytest.fixture
+def tagger(tiny_model, tokenizer):
+    return Tagger(tiny_model, tokenizer)
+
+
+def short_of_memory(model, most_windows, error):
+    """Let a model fail as a device does whose memory holds no more than so many windows."""
+    sizes = []
+    forward = model.forward
+
+    def limited(input_ids, **rest):
+        sizes.append(len(input_ids))
+        if len(input_ids) > most_windows:
+            raise error
+        return forward(input_ids=input_ids, **rest)
+
+    model.forward = limited
+    return sizes
+
+
+def places(results):
+    return [[(entity.label, entity.start, entity.end) for entity in result.entities] for result in results]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_halves_the_batch(tagger, error, caplog):
+    whole = list(tagger.tag_many(ARTICLES))
+    sizes = short_of_memory(tagger.model, 12, error)
+    halved = list(tagger.tag_many(ARTICLES))
+    assert [result.id for result in halved] == [article.id for article in ARTICLES]
+    assert places(halved) == places(whole)
+    for one, other in zip(halved, whole, strict=True):
+        assert one.topic_scores == pytest.approx(other.topic_scores, abs=1e-5)
+    assert max(sizes) > 12
+    assert "out of memory on cpu" in caplog.text
+
+
+def test_later_batches_are_planned_smaller(tagger):
+    sizes = short_of_memory(tagger.model, 12, MemoryError())
+    chunks = [ARTICLES] * 6
+    assert [len(results) for results in tagger.tag_chunks(chunks)] == [40] * 6
+    in_the_end = sizes[-10:]
+    assert max(in_the_end) <= 12, "the device's limit was learnt"
+
+
+def test_an_article_that_does_not_fit_by_itself_fails_alone(tagger):
+    short_of_memory(tagger.model, 2, MemoryError())
+    long = Article(text=TEXTS[3] * 4, id="long")
+    ((first, second, third),) = tagger.tag_chunks([[ARTICLES[0], long, ARTICLES[2]]])
+    assert (first.id, third.id) == ("0", "2")
+    assert isinstance(second, KhabarError)
+    assert f"a text of {len(long.text):,} characters needs more memory than cpu has" in str(second)
+    with pytest.raises(KhabarError, match="needs more memory"):
+        list(tagger.tag_many([ARTICLES[0], long]))
+    with pytest.raises(KhabarError, match="needs more memory"):
+        tagger.tag(long)
+
+
+def test_other_errors_of_the_model_are_raised(tagger):
+    tagger.model.forward = lambda **_: (_ for _ in ()).throw(RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(tagger.tag_many(ARTICLES))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        tagger.tag("بغداد")
+
+
+def test_empty_chunks_give_empty_results(tagger):
+    assert list(tagger.tag_chunks([])) == []
+    lengths = [len(results) for results in tagger.tag_chunks([[], ARTICLES[:3], [], []])]
+    assert lengths == [0, 3, 0, 0]
+
+
+def test_a_chunk_gives_the_same_wherever_it_stands(tagger):
+    (alone,) = tagger.tag_chunks([ARTICLES[10:20]])
+    _, later, _ = tagger.tag_chunks([ARTICLES[:10], ARTICLES[10:20], ARTICLES[:25]])
+    assert [result.to_json() for result in alone] == [result.to_json() for result in later]
+    assert alone == later, "not a bit is different"
+
+
+def test_several_threads_may_share_a_tagger(tagger):
+    expected = places(tagger.tag_many(ARTICLES))
+    found = {}
+
+    def work(name):
+        if name % 2:
+            found[name] = places(tagger.tag_many(ARTICLES, batch_pieces=300))
+        else:
+            found[name] = places(tagger.tag(article) for article in ARTICLES)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[name] for name in range(4)] == [expected] * 4
+
+
+def test_leaving_a_stream_early_ends_its_threads(tagger):
+    results = tagger.tag_many(ARTICLES * 100)
+    next(results)
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("khabar-stage")]
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_runs_out_of_memory_goes_on(tiny_model, tokenizer):
+    tiny_model.cuda()
+    short_of_memory(tiny_model, 12, torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    (results,) = Engine(tiny_model, tokenizer).run([ARTICLES])
+    assert [result.id for result in results] == [article.id for article in ARTICLES]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_pieces", BATCH_PIECES.values())
+def test_little_of_what_the_model_reads_of_real_news_is_padding(shared_data, batch_pieces):
+    zstandard = pytest.importorskip("zstandard", reason="needs khabar[formats]")
+    tagger = load(device="cpu")
+    with zstandard.open(shared_data / "text" / "news.txt.zst", "rt", encoding="utf-8") as stream:
+        articles = [list(lines) for blank, lines in itertools.groupby(itertools.islice(stream, 20_000), str.isspace)]
+    texts = ["".join(lines) for lines in articles if not lines[0].isspace()][:1024]
+    assert len(texts) == 1024
+    n_filled = n_pieces = 0
+    engine = Engine(tagger.model, tagger.tokenizer, batch_pieces=batch_pieces)
+    for work in engine._encode(in_chunks((Article(text=text) for text in texts), lambda article: len(article.text))):
+        n_filled += int(work.batch.attention_mask.sum())
+        n_pieces += work.batch.attention_mask.numel()
+    assert n_filled > 0.95 * n_pieces
