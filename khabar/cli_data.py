@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ def check(
     from khabar.models.errors import CorpusError, KhabarError, Problem
 
     problems: list[Problem] = []
+    checked: dict[str, list[Article]] = {}
     for file in files:
         try:
             articles = read_articles(file)
@@ -32,8 +34,27 @@ def check(
             problems.append(Problem(file=file, message=str(error).removeprefix(f"{file}: ")))
         else:
             typer.echo(_summary(file, articles))
+            checked[file] = articles
     if problems:
         raise CorpusError(problems)
+    for note in _leaks(checked):
+        typer.echo(note)
+
+
+def _leaks(checked: dict[str, list[Article]]) -> Iterator[str]:
+    """Say which articles of one file stand in another too, where that can be found out."""
+    if len(checked) < 2:
+        return
+    from khabar.models.errors import MissingExtraError
+
+    try:
+        from khabar.training.leaks import describe_leaks, find_leaks
+
+        for (train, train_articles), (dev, dev_articles) in combinations(checked.items(), 2):
+            if leaks := find_leaks(train_articles, dev_articles):
+                yield f"note: {describe_leaks(leaks, train, dev)}"
+    except MissingExtraError as error:
+        yield f"note: {error}"
 
 
 def _summary(file: str, articles: list[Article]) -> str:
