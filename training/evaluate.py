@@ -1,95 +1,101 @@
 """Evaluates a tagger on annotated articles: topics per article and per segment, entities by exact span.
 
-Turns gold articles and what a tagger says of them into one report, a dict fit for JSON, and the report
+Turns gold articles and what a tagger says of them into measures, a dict fit for JSON, and the measures
 into a table. Knows of the tagger only that it tags articles.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from khabar.inference.results import TaggedArticle
 from khabar.models.article import Article
-from khabar.models.errors import KhabarError
-from khabar.training.metrics import Report, Span, entity_metrics, topic_report
+from khabar.training.bootstrap import (
+    COVERAGE,
+    FEWEST_ARTICLES,
+    MEASURES,
+    count_all,
+    intervals,
+    n_articles_with,
+    resample,
+)
+from khabar.training.metrics import Report, entity_metrics, topic_report
+from khabar.training.predictions import LEVELS, ArticleTagger, Prediction, predict, topic_items, topic_labels
 
-_MEASURES = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "AP"}
+_NAMES = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "AP"}
 _COUNTS = ("support", "predicted")
 
 
-class ArticleTagger(Protocol):
-    """Whatever tags articles, in order; khabar's Tagger is one."""
-
-    def tag_many(self, articles: Iterable[Article], /) -> Iterable[TaggedArticle]:
-        """Give one result an article, with the article's own segments where it has any."""
-        ...
-
-
-class _Items:
-    """Gold, predicted and scored topics of a list of articles or segments."""
-
-    def __init__(self) -> None:
-        self.gold: list[Sequence[str]] = []
-        self.predicted: list[Sequence[str]] = []
-        self.scores: list[Mapping[str, float]] = []
-
-    def add(self, gold: Sequence[str], predicted: Sequence[str], scores: Mapping[str, float]) -> None:
-        self.gold.append(gold)
-        self.predicted.append(predicted)
-        self.scores.append(scores)
-
-    def report(self) -> Report:
-        """Report every topic that the tagger scores or the gold has, in the tagger's order."""
-        labels = dict.fromkeys(label for item in self.scores for label in item)
-        labels.update(dict.fromkeys(sorted({label for item in self.gold for label in item})))
-        return topic_report(self.gold, self.predicted, self.scores, list(labels))
-
-
-def evaluate(tagger: ArticleTagger, articles: Iterable[Article]) -> dict[str, Any]:
-    """Tag articles and measure the results against what is annotated.
-
-    Each of an article's `topics`, `segments` and `entities` is measured where it is given. The tagger gets
-    the articles with their gold segments, so that segments are compared one to one.
-
-    Returns:
-        `{"articles", "characters", "characters_read", "topics": {"article": …, "segment": …},
-        "entities": …}`, each part as `khabar.training.metrics` describes it and absent where no article
-        is annotated for it.
+def evaluate(
+    tagger: ArticleTagger, articles: Iterable[Article], *, resamples: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Tag articles and measure the results, as `measure` does, against what is annotated.
 
     Raises:
         KhabarError: If no article is annotated at all.
         ValueError: If the tagger returns fewer or more results, or other segments, than it was given.
     """
-    annotated = [article for article in articles if _is_annotated(article)]
-    if not annotated:
-        raise KhabarError("nothing to evaluate: no article has topics, segments with topics, or entities")
-    by_article, by_segment = _Items(), _Items()
-    gold_entities: list[list[Span]] = []
-    predicted_entities: list[list[Span]] = []
-    n_characters = n_read = 0
-    for article, result in zip(annotated, tagger.tag_many(annotated), strict=True):
-        n_characters += result.characters
-        n_read += result.characters_read
-        if article.topics is not None:
-            predicted = [topic.label for topic in result.topics]
-            by_article.add(article.topics, predicted, result.topic_scores)
-        if any(segment.topics is not None for segment in article.segments or ()):
-            _add_segments(by_segment, article, result)
-        if article.entities is not None:
-            gold_entities.append([(entity.start, entity.end, entity.label) for entity in article.entities])
-            predicted_entities.append([(entity.start, entity.end, entity.label) for entity in result.entities])
-    topics = {
-        level: items.report() for level, items in (("article", by_article), ("segment", by_segment)) if items.gold
-    }
+    return measure(predict(tagger, articles), resamples=resamples, seed=seed)
+
+
+def measure(predictions: Sequence[Prediction], *, resamples: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Measure predictions against gold.
+
+    Each of an article's `topics`, `segments` and `entities` is measured where it is given.
+
+    Args:
+        predictions: Annotated articles and what a tagger says of them.
+        resamples: Bootstrap resamples for 95 % intervals; None for no intervals.
+        seed: Seed of the resamples.
+
+    Returns:
+        `{"articles", "characters", "characters_read", "topics": {"article": …, "segment": …},
+        "entities": …}`, each part as `khabar.training.metrics` describes it and absent where no article
+        is annotated for it. With resamples, `"bootstrap"` says how, and each row has `"intervals"`:
+        `{"precision": [low, high], "recall": …, "f1": …}`, or None where fewer than FEWEST_ARTICLES
+        articles have the label.
+
+    Raises:
+        KhabarError: If resamples or seed is out of its range.
+    """
     report: dict[str, Any] = {
-        "articles": len(annotated),
-        "characters": n_characters,
-        "characters_read": n_read,
+        "articles": len(predictions),
+        "characters": sum(prediction.result.characters for prediction in predictions),
+        "characters_read": sum(prediction.result.characters_read for prediction in predictions),
     }
+    topics = {}
+    for level in LEVELS:
+        items = [item for prediction in predictions for item in topic_items(prediction, level)]
+        if items:
+            topics[level] = topic_report(
+                [item.gold for item in items],
+                [item.predicted for item in items],
+                [item.scores for item in items],
+                topic_labels(items),
+            )
     if topics:
         report["topics"] = topics
-    if gold_entities:
-        report["entities"] = entity_metrics(gold_entities, predicted_entities)
+    with_entities = [prediction for prediction in predictions if prediction.gold.entities is not None]
+    if with_entities:
+        report["entities"] = entity_metrics(
+            [
+                [(entity.start, entity.end, entity.label) for entity in prediction.gold.entities or ()]
+                for prediction in with_entities
+            ],
+            [
+                [(entity.start, entity.end, entity.label) for entity in prediction.result.entities]
+                for prediction in with_entities
+            ],
+        )
+    if resamples is not None:
+        _add_intervals(report, predictions, resamples, seed)
     return report
+
+
+def parts_of(report: Mapping[str, Any]) -> dict[str, Report]:
+    """Give what a report measures by name: "article" and "segment" (topics), "entities"; those it has."""
+    parts = dict(report.get("topics", {}))
+    if "entities" in report:
+        parts["entities"] = report["entities"]
+    return parts
 
 
 def selection_score(report: Mapping[str, Any]) -> dict[str, float]:
@@ -131,31 +137,33 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _is_annotated(article: Article) -> bool:
-    if article.topics is not None or article.entities is not None:
-        return True
-    return any(segment.topics is not None for segment in article.segments or ())
-
-
-def _add_segments(items: _Items, article: Article, result: TaggedArticle) -> None:
-    gold = article.segments or ()
-    spans = [(segment.start, segment.end) for segment in gold]
-    found = [(segment.start, segment.end) for segment in result.segments]
-    if spans != found:
-        raise ValueError(f"article {article.id}: the tagger was given segments {spans} and returned {found}")
-    for segment, tagged in zip(gold, result.segments, strict=True):
-        if segment.topics is not None:
-            items.add(segment.topics, tagged.topics, tagged.scores)
+def _add_intervals(report: dict[str, Any], predictions: Sequence[Prediction], resamples: int, seed: int) -> None:
+    parts = parts_of(report)
+    counts = count_all(predictions, {name: list(part["labels"]) for name, part in parts.items()})
+    totals = resample(counts, resamples=resamples, seed=seed)
+    for name, part in parts.items():
+        rows = [*part["labels"].values(), part["micro"], part["macro"]]
+        for row, n_articles, ends in zip(
+            rows, n_articles_with(counts[name]).tolist(), intervals(totals[name]).tolist(), strict=True
+        ):
+            row["intervals"] = dict(zip(MEASURES, ends, strict=True)) if n_articles >= FEWEST_ARTICLES else None
+    report["bootstrap"] = {"resamples": resamples, "seed": seed, "coverage": COVERAGE}
 
 
 def _table(title: str, part: Report) -> str:
-    measures = [key for key in _MEASURES if key in part["micro"]]
-    header = ["", *(_MEASURES[key] for key in measures), *_COUNTS]
+    names = [key for key in _NAMES if key in part["micro"]]
+    with_intervals = "intervals" in part["micro"]
+    header = ["", *(_NAMES[key] for key in names), *_COUNTS]
     rows = [(label, part["labels"][label]) for label in part["labels"]]
     rows += [(average, part[average]) for average in ("micro", "macro")]
     cells = [
-        [label, *(_percent(row[key]) for key in measures), *(f"{row[key]:,}" for key in _COUNTS)] for label, row in rows
+        [label, *(_percent(row[key]) for key in names), *(f"{row[key]:,}" for key in _COUNTS)] for label, row in rows
     ]
+    if with_intervals:
+        place = header.index(_NAMES["f1"]) + 1
+        header.insert(place, "95 % of F1")
+        for line, (_, row) in zip(cells, rows, strict=True):
+            line.insert(place, _interval(row["intervals"]))
     widths = [max(len(line[k]) for line in [header, *cells]) for k in range(len(header))]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
@@ -173,3 +181,10 @@ def _counted(n: int, noun: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(ends: Mapping[str, Sequence[float]] | None) -> str:
+    if ends is None:
+        return "-"
+    low, high = ends["f1"]
+    return f"{100 * low:.1f} to {100 * high:.1f}"
