@@ -1,19 +1,25 @@
-"""`khabar train`, `khabar pretrain` and `khabar evaluate`: flags to settings, results to the terminal.
+"""`khabar train` and `khabar pretrain`: flags to settings, results to the terminal.
 
 A flag that is not given is not passed on: defaults and their reasons live in the settings' dataclasses.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from khabar.cli_common import Device, one_line_errors, say
+from khabar.cli_common import one_line_errors, say
 from khabar.models.errors import KhabarError
+from khabar.models.ranges import check_range
+
+# torchrun ends all processes as soon as one fails: that should be the one that speaks, if it fails as well.
+LAST_WORDS = 30  # seconds
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
 
@@ -33,7 +39,25 @@ def train(
     config: Annotated[str | None, typer.Option(help="Settings as YAML or JSON; flags win over it.")] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Encoder: hub id or folder.  [default: aubmindlab/bert-base-arabertv02]"),
+        typer.Option(
+            help="Encoder: hub id, folder, or embedded for that of the model in the package.  "
+            "[default: aubmindlab/bert-base-arabertv02]"
+        ),
+    ] = None,
+    from_model: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Start from a finished model: it keeps its labels and learns those of the corpora beside them.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of F1 that a label of the --from model may lose on dev.  [default: 2]"),
+    ] = None,
+    allow_drop: Annotated[
+        bool | None, typer.Option("--allow-drop", help="Save the model even if one loses more.")
     ] = None,
     from_scratch: Annotated[
         bool | None,
@@ -61,66 +85,78 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name, as results carry it.")] = None,
     version: Annotated[str | None, typer.Option(help="The model's version.")] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate", help="Fit temperatures and thresholds to dev.  [default: calibrate]"
+        ),
+    ] = None,
+    wanted_precision: Annotated[
+        float | None, typer.Option(help="Choose thresholds for this precision, such as 0.9.  [default: the best F1]")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Train so many times, with --seed and the next ones, and keep the best on dev.")
+    ] = 1,
+    search: Annotated[
+        int, typer.Option(help="First try so many settings around the given ones, and take the best on dev.")
+    ] = 0,
     resume: Resume = False,
 ) -> None:
     """Train a model on labelled corpora.
 
-    These settings and rarer ones can stand in the --config file, named as here with _ for -.
+    These settings and rarer ones can stand in the --config file, named as here with _ for - (from_model for --from);
+    --seeds, --search and --resume are for the command line alone.
     """
-    given = _given(locals(), but=("config", "corpora", "resume"))
+    given = _given(locals(), but=("config", "corpora", "seeds", "search", "resume"))
     if corpora:
         given["corpora"] = tuple(corpora)
     if config is None:
         _require(given, corpora="CORPUS", output="--output")
 
+    check_range("--seeds", seeds, at_least=1)
+    check_range("--search", search, at_least=0)
+
     from khabar.training.settings import read_settings
 
     settings = read_settings(config, given)
 
-    from khabar.training.evaluate import render
-    from khabar.training.train import train as run
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
+    if not speaks:
+        logging.getLogger("khabar").setLevel(logging.ERROR)
 
-    result = run(settings, resume=resume, progress_bar=sys.stderr.isatty())
+    from khabar.training.evaluate import render
+    from khabar.training.search import render_trials
+    from khabar.training.search import search as find
+    from khabar.training.seeds import render_seeds, train_seeds
+    from khabar.training.train import train as train_once
+
+    more_metrics = {}
+    options: dict[str, Any] = {"resume": resume, "progress_bar": sys.stderr.isatty()}
+    try:
+        if search:
+            found = find(settings, search, **options)
+            settings, more_metrics["search"] = found.settings, {"trials": found.trials}
+            if speaks:
+                typer.echo(f"{render_trials(found.trials)}\n")
+        if seeds > 1:
+            result = train_seeds(settings, seeds, more_metrics=more_metrics, **options)
+        else:
+            result = train_once(settings, more_metrics=more_metrics, **options)
+    except KhabarError:
+        if not speaks:
+            time.sleep(LAST_WORDS)
+        raise
+    if not speaks:
+        return
     report = result.metrics["dev"]
     if report is not None:
         typer.echo(f"{render(report)}\n")
+        if seeds > 1:
+            typer.echo(f"{render_seeds(result.metrics['seeds'])}\n")
+            say(f"kept: seed {result.metrics['seeds']['kept']}")
         epochs = len(result.metrics["history"])
         say(f"best of {epochs} epochs on {settings.dev}: epoch {result.metrics['best_epoch']}")
     say(f"model saved in {result.folder}")
-
-
-@one_line_errors
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Model folder or hub id; `embedded` comes with khabar.")],
-    corpus: Annotated[
-        str,
-        typer.Argument(help="Labelled articles (.jsonl), tagged tokens (.bio, .conll) or a .yaml of sources."),
-    ],
-    *,
-    report: Annotated[str | None, typer.Option(help="File for all measures, as JSON.")] = None,
-    device: Device = "auto",
-) -> None:
-    """Measure a model on labelled articles: topics per article and per segment, entities by exact span."""
-    from khabar.inference.sinks import FileSink, check_output
-
-    if report is not None:
-        check_output(report)
-
-    from khabar.training.corpora import as_gold, load_corpus
-    from khabar.training.evaluate import evaluate as measure
-    from khabar.training.evaluate import render
-
-    articles = [article for source in load_corpus(corpus) for article in as_gold(source)]
-
-    from khabar.inference.tagger import load
-
-    tagger = load(model, device=device)
-    measures = measure(tagger, articles)
-    typer.echo(render(measures))
-    if report is not None:
-        content = {"model": tagger.model.config.full_name, "corpus": corpus, **measures}
-        with FileSink(report) as sink:
-            sink.write(json.dumps(content, ensure_ascii=False, indent=1))
 
 
 @one_line_errors

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
     from khabar.models.model import KhabarModel
+    from khabar.training.settings import TrainSettings
 
 # Before anything imports torch or a Hugging Face package.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -114,6 +117,80 @@ def tiny_model_folder(tmp_path: Path, tiny_model: KhabarModel, tokenizer: PreTra
 
     save_model(tiny_model, tokenizer, tmp_path / "tiny-model")
     return tmp_path / "tiny-model"
+
+
+def _news_rows(n: int) -> Iterator[dict[str, object]]:
+    """Give n articles of one to three sentences each, annotated in full: `attack`, `statement` and `LOCATION`."""
+    kinds = [
+        (["قتل شخصان بانفجار سيارة مفخخة شمال {}.", "أطلق مسلحون النار على دورية في {}."], ["attack"]),
+        (
+            ["قال المتحدث باسم الحكومة في {} إن المفاوضات ستستأنف.", "أعلنت الوزارة في بيان من {} توقيف مشتبه بهم."],
+            ["statement"],
+        ),
+        (["توقعت هيئة الأرصاد أمطارا غزيرة في {}.", "ارتفعت أسعار القمح في {} بعد موجة جفاف."], []),
+    ]
+    cities = ["بغداد", "تونس", "طرابلس", "جنيف", "عدن", "الرستن"]
+    for index in range(n):
+        text, segments, entities = "", [], []
+        topics: list[str] = []
+        for part in range(1 + index % 3):
+            sentences, labels = kinds[(index + part) % 3]
+            city = cities[(index * 5 + part) % len(cities)]
+            joined = index % 4 == 0
+            sentence = sentences[index // 3 % 2].format(("ب" if joined else "") + city)
+            start = len(text)
+            place = start + sentence.index(city)
+            entities.append({"start": place, "end": place + len(city), "label": "LOCATION"})
+            segments.append({"start": start, "end": start + len(sentence), "topics": labels})
+            topics += [label for label in labels if label not in topics]
+            text += sentence + "\n"
+        yield {"id": f"a{index}", "text": text, "segments": segments, "topics": topics, "entities": entities}
+
+
+@pytest.fixture
+def news_rows() -> Callable[[int], Iterator[dict[str, object]]]:
+    """Call it with a number for so many annotated articles, as JSON objects."""
+    return _news_rows
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """24 of those articles as a file."""
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in _news_rows(24)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, recurrent_config: PreTrainedConfig) -> Path:
+    """The recurrent encoder with random weights, as a folder."""
+    import torch
+    from transformers import AutoModel
+
+    from khabar.models.folder import save_model
+
+    torch.manual_seed(1)
+    save_model(AutoModel.from_config(recurrent_config), tokenizer, tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+@pytest.fixture
+def train_settings(tmp_path: Path, corpus: Path, encoder_folder: Path) -> TrainSettings:
+    """Two epochs of training on `corpus`, which is the dev set too, into tmp_path / "model"."""
+    from khabar.training.settings import TrainSettings
+
+    return TrainSettings(
+        corpora=(str(corpus),),
+        dev=str(corpus),
+        encoder=str(encoder_folder),
+        output=str(tmp_path / "model"),
+        epochs=2,
+        batch_pieces=256,
+        learning_rate=1e-2,
+        head_learning_rate=1e-2,
+        window=32,
+        device="cpu",
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

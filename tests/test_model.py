@@ -175,3 +175,22 @@ def test_a_model_of_topics_alone_or_entities_alone_is_whole(bert_config, tokeniz
         assert result.topic_scores.keys() == set(topics)
         assert {entity.label for entity in result.entities} <= set(entity_labels)
         assert result.characters_read == len(text)
+
+
+def test_a_loaded_encoder_keeps_the_attention_that_it_chose(bert_config):
+    encoder = AutoModel.from_config(bert_config)
+    chosen = encoder.config._attn_implementation
+    config = KhabarConfig(encoder=encoder.config, topics=["a"], entity_labels=["X"], window=32, stride=20)
+    assert KhabarModel(config, encoder).encoder.config._attn_implementation == chosen is not None
+    other = KhabarConfig(
+        encoder=bert_config, topics=["a"], entity_labels=["X"], window=32, stride=20, attn_implementation="eager"
+    )
+    assert other.encoder._attn_implementation == "eager"
+
+
+def test_what_a_tokenizer_was_last_called_with_changes_nothing(tokenizer):
+    texts = ["وصل الوزير إلى بغداد", "وقع انفجار قرب مبنى المحافظة في البصرة صباح اليوم"]
+    before = encode_articles(texts, tokenizer, max_segment_words=24)
+    tokenizer(texts, padding=True, truncation=True, max_length=4)
+    after = encode_articles(texts, tokenizer, max_segment_words=24)
+    assert [one.input_ids.tolist() for one in after] == [one.input_ids.tolist() for one in before]

@@ -12,68 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel
 
 from khabar.inference.tagger import load
 from khabar.models.errors import KhabarError, ModelFolderError
-from khabar.models.folder import save_model
 from khabar.training.corpora import load_corpus
-from khabar.training.evaluate import evaluate
-from khabar.training.settings import TrainSettings
+from khabar.training.evaluate import evaluate, parts_of
 from khabar.training.train import train
 
-ATTACKS = ["قتل شخصان بانفجار سيارة مفخخة شمال {}.", "أطلق مسلحون النار على دورية في {}."]
-STATEMENTS = ["قال المتحدث باسم الحكومة في {} إن المفاوضات ستستأنف.", "أعلنت الوزارة في بيان من {} توقيف مشتبه بهم."]
-WEATHER = ["توقعت هيئة الأرصاد أمطارا غزيرة في {}.", "ارتفعت أسعار القمح في {} بعد موجة جفاف."]
-CITIES = ["بغداد", "تونس", "طرابلس", "جنيف", "عدن", "الرستن"]
-
-
-def corpus_rows(n):
-    kinds = [(ATTACKS, ["attack"]), (STATEMENTS, ["statement"]), (WEATHER, [])]
-    for index in range(n):
-        text, segments, topics, entities = "", [], [], []
-        for part in range(1 + index % 3):
-            sentences, labels = kinds[(index + part) % 3]
-            city = CITIES[(index * 5 + part) % len(CITIES)]
-            joined = index % 4 == 0
-            sentence = sentences[index // 3 % 2].format(("ب" if joined else "") + city)
-            start = len(text)
-            place = start + sentence.index(city)
-            entities.append({"start": place, "end": place + len(city), "label": "LOCATION"})
-            segments.append({"start": start, "end": start + len(sentence), "topics": labels})
-            topics += [label for label in labels if label not in topics]
-            text += sentence + "\n"
-        yield {"id": f"a{index}", "text": text, "segments": segments, "topics": topics, "entities": entities}
+MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+FILES = MODEL_FILES | {"metrics.json", "settings.yaml", "README.md"}
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "train.jsonl"
-    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in corpus_rows(24)), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def encoder_folder(tmp_path, tokenizer, recurrent_config):
-    torch.manual_seed(1)
-    save_model(AutoModel.from_config(recurrent_config), tokenizer, tmp_path / "encoder")
-    return tmp_path / "encoder"
-
-
-@pytest.fixture
-def settings(tmp_path, corpus, encoder_folder):
-    return TrainSettings(
-        corpora=(str(corpus),),
-        dev=str(corpus),
-        encoder=str(encoder_folder),
-        output=str(tmp_path / "model"),
-        epochs=2,
-        batch_pieces=256,
-        learning_rate=1e-2,
-        head_learning_rate=1e-2,
-        window=32,
-        device="cpu",
-    )
+def settings(train_settings):
+    return train_settings
 
 
 def weights(folder):
@@ -95,14 +47,15 @@ def test_it_learns_topics_evidence_entities_and_proclitics(settings):
 
 def test_the_folder_holds_the_best_epoch_and_its_metrics(settings):
     result = train(replace(settings, epochs=4), progress_bar=False)
-    names = {path.name for path in result.folder.iterdir()}
-    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "metrics.json"}
+    assert {path.name for path in result.folder.iterdir()} == FILES
     metrics = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
     assert metrics == json.loads(json.dumps(result.metrics))
     scores = [entry["dev"]["score"] for entry in metrics["history"]]
     assert metrics["best_epoch"] == 1 + scores.index(max(scores))
     report = evaluate(load(result.folder, device="cpu"), load_corpus(settings.dev)[0].articles)
-    assert report["entities"]["micro"]["f1"] == pytest.approx(metrics["dev"]["entities"]["micro"]["f1"])
+    for part, measured in parts_of(report).items():
+        assert parts_of(metrics["dev"])[part]["micro"]["f1"] == pytest.approx(measured["micro"]["f1"])
+    assert "intervals" in metrics["dev"]["entities"]["micro"]
     assert metrics["settings"]["seed"] == 0
     assert metrics["labels"] == {"topics": ["attack", "statement"], "entity_labels": ["LOCATION"]}
 
@@ -145,10 +98,48 @@ def test_killed_and_resumed_it_gives_the_same_weights(settings, tmp_path, averag
     assert not checkpoints.exists()
 
 
+@pytest.mark.parametrize("n_moved", [1, 6])
+def test_stopped_while_it_saves_it_leaves_no_mixture_and_resumes(settings, monkeypatch, n_moved):
+    train(replace(settings, epochs=1, dev=None, seed=5), progress_bar=False)
+    before = weights(settings.output)
+    moved = []
+
+    def full_disk(path, target, replace=Path.replace):
+        if Path(target).parent == Path(settings.output):
+            moved.append(target)
+            if len(moved) > n_moved:
+                raise OSError("no space left")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        train(settings, progress_bar=False)
+    monkeypatch.undo()
+    assert not Path(settings.output, "config.json").exists()
+    folder = train(settings, resume=True, progress_bar=False).folder
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert load(folder, device="cpu").topics == ["attack", "statement"]
+    assert not torch.equal(before["crf.transition"], weights(folder)["crf.transition"])
+
+
+def test_a_best_model_outlives_a_kill_until_a_checkpoint_names_a_better_one(tmp_path):
+    from accelerate import Accelerator
+
+    from khabar.training.checkpoints import Checkpoints, Progress
+
+    checkpoints = Checkpoints(tmp_path, {})
+    for epoch in (1, 2):
+        checkpoints.best(epoch).mkdir()
+    accelerator = Accelerator(cpu=True)
+    checkpoints.save(accelerator, Progress(step=5, best_epoch=1))
+    assert checkpoints.best(1).exists()
+    assert not checkpoints.best(2).exists()
+
+
 def test_checkpoints_are_neither_overwritten_nor_resumed_under_other_settings(settings, tmp_path):
-    checkpoint = tmp_path / "model" / "checkpoints" / "step-2"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "settings.json").write_text(json.dumps({**vars(settings), "seed": 9}), encoding="utf-8")
+    checkpoints = tmp_path / "model" / "checkpoints"
+    (checkpoints / "step-2").mkdir(parents=True)
+    (checkpoints / "settings.json").write_text(json.dumps({**vars(settings), "seed": 9}), encoding="utf-8")
     with pytest.raises(KhabarError, match="go on with --resume"):
         train(settings, progress_bar=False)
     with pytest.raises(KhabarError, match="seed was 9, is 0"):
@@ -162,13 +153,13 @@ def test_patience_ends_a_run_that_no_longer_improves(settings):
     assert len(result.metrics["history"]) == result.metrics["best_epoch"] + 2 < 30
 
 
-def test_several_corpora_with_different_annotations_train_together(settings, tmp_path, corpus):
+def test_several_corpora_with_different_annotations_train_together(settings, tmp_path, news_rows):
     bio = tmp_path / "names.bio"
     bio.write_text(
         "في O\nبغداد B-LOC\n. O\n\nقال O\nسالم B-PERS\nالحداد I-PERS\nمن O\nجنيف B-LOC\n\n", encoding="utf-8"
     )
     topics_only = tmp_path / "topics.jsonl"
-    rows = [{"id": f"t{i}", "text": row["text"], "topics": row["topics"]} for i, row in enumerate(corpus_rows(6))]
+    rows = [{"id": f"t{i}", "text": row["text"], "topics": row["topics"]} for i, row in enumerate(news_rows(6))]
     topics_only.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     (tmp_path / "mixed.yaml").write_text(
         "sources:\n"
@@ -190,6 +181,17 @@ def test_a_fresh_encoder_needs_no_weights(settings, encoder_folder):
         train(settings, progress_bar=False)
     result = train(replace(settings, from_scratch=True, epochs=1), progress_bar=False)
     assert (result.folder / "model.safetensors").is_file()
+
+
+def test_a_fresh_encoder_can_have_the_shape_of_a_model_s(settings, tmp_path):
+    first = train(replace(settings, epochs=1, dev=None), progress_bar=False).folder
+    fresh = replace(
+        settings, encoder=str(first), from_scratch=True, epochs=1, dev=None, output=str(tmp_path / "fresh"), seed=7
+    )
+    again = train(fresh, progress_bar=False).folder
+    assert weights(first).keys() == weights(again).keys()
+    name = "encoder.embeddings.weight"
+    assert not torch.equal(weights(first)[name], weights(again)[name])
 
 
 def test_a_hub_id_offline_says_what_to_do(settings):

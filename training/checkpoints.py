@@ -1,6 +1,7 @@
-"""Writes a training run's state so that a killed run goes on exactly where it stood.
+"""Keeps a training run's working folder, so that a killed run goes on exactly where it stood.
 
-Knows folders and accelerate's state; knows nothing of corpora or losses.
+The folder holds the run's settings, its newest checkpoints, the best model so far and, at the end, the finished
+model. Knows folders and accelerate's state; knows nothing of corpora or losses.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from khabar.inference.sinks import FileSink
 from khabar.models.errors import KhabarError
 
 KEPT = 2
@@ -27,7 +29,7 @@ class Progress:
     batch: int = 0  # batches of the running epoch behind it
     best_score: float | None = None
     best_epoch: int | None = None
-    best_report: dict[str, Any] | None = None  # the best epoch's dev report
+    stopped: bool = False  # by whoever watches the epochs' scores
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)  # of the running epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch
@@ -43,62 +45,77 @@ class Progress:
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run's output. A checkpoint appears whole or not at all.
+    """The working folder of a run. A checkpoint appears whole or not at all.
 
     Args:
-        output: The run's output folder.
+        folder: The working folder, the run's own.
         settings: The run's settings as plain values; a run only resumes under the same ones.
+
+    Attributes:
+        finished: Where the finished model lies until it is moved to its place.
     """
 
-    def __init__(self, output: str | Path, settings: dict[str, Any]) -> None:
-        self.folder = Path(output) / "checkpoints"
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.finished = folder / "finished"
         # Through JSON, so that what is compared later is what was written (tuples become lists).
         self.settings = json.loads(json.dumps(settings))
 
     def latest(self) -> Path | None:
         """Find the newest whole checkpoint."""
-        found = self.folder.glob("step-*") if self.folder.is_dir() else ()
-        return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+        return max(self._checkpoints(), key=_step, default=None)
 
-    def begin(self, *, resume: bool) -> Path | None:
-        """Prepare the folder, and find the checkpoint to resume from, if any.
+    def best(self, epoch: int) -> Path:
+        """Where the model of an epoch lies that was the best so far."""
+        return self.folder / f"best-{epoch}"
+
+    def begin(self, *, resume: bool) -> None:
+        """See that the folder is this run's, or still empty.
 
         Raises:
-            KhabarError: If there are checkpoints and the run is not to resume, or they are of other settings.
+            KhabarError: If there is an earlier run's state and the run is not to resume, or it is of other settings.
         """
-        latest = self.latest()
-        if latest is not None and not resume:
+        if self.latest() is None and not self.finished.exists():
+            return
+        if not resume:
             raise KhabarError(
                 f"{self.folder} holds checkpoints of an earlier run; go on with --resume, or choose another --output"
             )
-        if latest is not None:
-            written = json.loads((latest / "settings.json").read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*written, *self.settings} if written.get(key) != self.settings.get(key))
-            if changed:
-                differences = "; ".join(
-                    f"{key} was {written.get(key)!r}, is {self.settings.get(key)!r}" for key in changed
-                )
-                raise KhabarError(f"{latest}: cannot resume under other settings: {differences}")
-        return latest
+        written = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*written, *self.settings} if written.get(key) != self.settings.get(key))
+        if changed:
+            differences = "; ".join(f"{key} was {written.get(key)!r}, is {self.settings.get(key)!r}" for key in changed)
+            raise KhabarError(f"{self.folder}: cannot resume under other settings: {differences}")
 
     def save(self, accelerator: Accelerator, progress: Progress) -> None:
-        """Write a checkpoint, then drop all but the newest few."""
+        """Write a checkpoint, then drop all but the newest few, and what only they needed."""
         target = self.folder / f"step-{progress.step}"
         partial = self.folder / f".partial-{progress.step}"
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            with FileSink(self.folder / "settings.json") as sink:
+                sink.write(json.dumps(self.settings, ensure_ascii=False))
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            (partial / "settings.json").write_text(json.dumps(self.settings, ensure_ascii=False), encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
-            old = sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))[:-KEPT]
-            for path in old:
+            for path in sorted(self._checkpoints(), key=_step)[:-KEPT]:
                 shutil.rmtree(path)
+            # Only from now on is an earlier best model out of use: the newest checkpoint names the best epoch.
+            for path in self.folder.glob("best-*"):
+                if path.name != f"best-{progress.best_epoch}":
+                    shutil.rmtree(path)
 
     def clear(self) -> None:
-        """Remove all checkpoints; the run is complete."""
+        """Remove everything; the run is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return list(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))

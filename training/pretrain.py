@@ -62,7 +62,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     output = Path(settings.output)
-    checkpoints = Checkpoints(output, asdict(replace(settings, output="", device="")))
+    checkpoints = Checkpoints(output / "checkpoints", asdict(replace(settings, output="", device="")))
     checkpoints.begin(resume=resume)  # refuses before hours of work, not after
     with accelerator.main_process_first():
         tokenizer = _tokenizer(settings, output / "cache")
@@ -93,7 +93,6 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         n_steps=n_steps,
         accelerator=accelerator,
         checkpoints=checkpoints,
-        resume=resume,
         flops_a_piece=pretraining.flops_a_piece,
         peak_flops=peak * accelerator.num_processes if peak else None,
         report=_log,

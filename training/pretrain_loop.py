@@ -51,7 +51,6 @@ def run_steps(
     n_steps: int,
     accelerator: Accelerator,
     checkpoints: Checkpoints,
-    resume: bool,
     flops_a_piece: float,
     peak_flops: float | None,
     report: Report,
@@ -65,8 +64,7 @@ def run_steps(
         settings: The run's settings.
         n_steps: Steps of the whole run.
         accelerator: Devices, processes, precision.
-        checkpoints: The run's checkpoints.
-        resume: Go on from the newest checkpoint.
+        checkpoints: The run's checkpoints; it goes on from the newest.
         flops_a_piece: Floating-point operations that training on one piece takes.
         peak_flops: Operations a second that all processes' devices can do; None if unknown.
         report: Called in the main process with each measurement: step, loss, held_out, rate,
@@ -78,8 +76,7 @@ def run_steps(
     model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
-    latest = checkpoints.begin(resume=resume)
-    if latest is not None:
+    if (latest := checkpoints.latest()) is not None:
         accelerator.load_state(str(latest))
     losses: list[Tensor] = []
     clock = time.perf_counter()

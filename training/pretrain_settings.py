@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from khabar.models.errors import KhabarError
+from khabar.models.ranges import check_choice, check_range
 
 ARCHITECTURES = ("recurrent", "transformer")
 OBJECTIVES = {"recurrent": ("cloze",), "transformer": ("replaced-token", "masked-lm")}
@@ -106,27 +107,22 @@ class PretrainSettings:
         Raises:
             KhabarError: If a setting is none of the allowed ones.
         """
-        _one_of("architecture", self.architecture, ARCHITECTURES)
+        check_choice("architecture", self.architecture, ARCHITECTURES)
         for name, value in RECIPES[self.architecture].items():
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, value)
         allowed = OBJECTIVES[self.architecture]
         if self.objective is not None:
-            _one_of(f"objective of a {self.architecture} encoder", self.objective, allowed)
-        _one_of("precision", self.precision, PRECISIONS)
+            check_choice(f"objective of a {self.architecture} encoder", self.objective, allowed)
+        check_choice("precision", self.precision, PRECISIONS)
         for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise KhabarError(f"{name} is {getattr(self, name)}, must be at least 1")
-        if self.length < 8:
-            raise KhabarError(f"length is {self.length}, must be at least 8 pieces")
-        if self.vector_passes < 0:
-            raise KhabarError(f"vector_passes is {self.vector_passes}, must not be negative")
+            check_range(name, getattr(self, name), at_least=1)
+        check_range("length", self.length, at_least=8)
+        check_range("vector_passes", self.vector_passes, at_least=0)
         for name in ("passes", "learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise KhabarError(f"{name} is {getattr(self, name)}, must be above 0")
+            check_range(name, getattr(self, name), above=0)
         for name in ("warmup", "decay", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
-                raise KhabarError(f"{name} is {getattr(self, name)}, must be in [0, 1)")
+            check_range(name, getattr(self, name), at_least=0, below=1)
         if self.warmup + self.decay > 1:
             raise KhabarError(f"warmup {self.warmup} and decay {self.decay} together exceed the whole run")
         if self.architecture == "transformer" and self.hidden_size % (2 * self.heads):
@@ -139,8 +135,3 @@ class PretrainSettings:
     def chosen_objective(self) -> str:
         """The objective, the architecture's first where none was named."""
         return self.objective or OBJECTIVES[self.architecture][0]
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise KhabarError(f"{name} is {value!r}, must be one of {', '.join(allowed)}")

@@ -1,6 +1,6 @@
 """The settings of a training run: a frozen dataclass, read from YAML or JSON, with unknown keys refused.
 
-Knows names, types and ranges; knows nothing of corpora or models.
+Knows names, types and ranges; of corpora only which of them names a dev set; nothing of models.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ from typing import Any
 import yaml
 
 from khabar.models.errors import KhabarError
+from khabar.models.ranges import check_choice, check_range
+from khabar.training.corpora import dev_corpus
 
 DEFAULT_ENCODER = "aubmindlab/bert-base-arabertv02"
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+_COUNTS = ("epochs", "patience", "batch_pieces", "max_segment_words", "checkpoint_steps", "window", "stride")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,13 @@ class TrainSettings:
     Attributes:
         corpora: Article files (.jsonl) or corpus descriptions (.yaml) to train on.
         output: Folder for the model; checkpoints go to its `checkpoints/`.
-        dev: Article file to measure on after each epoch; the best epoch is kept. Without it, the last.
-        encoder: Hub id or folder of the encoder.
+        dev: Articles to measure on after each epoch, or a .yaml that names sources for dev; the best epoch is kept.
+            Without it, the last.
+        encoder: Hub id or folder of the encoder, or `embedded` for that of the model in the package; None takes
+            DEFAULT_ENCODER, or the encoder of `from_model`.
+        from_model: A finished khabar model to start from: it keeps the labels that it knows (see growing.py).
+        max_drop: Points of F1 (hundredths) that a label of `from_model` may lose on dev.
+        allow_drop: Save the model even if a label loses more.
         from_scratch: Use the encoder's configuration and tokenizer with random weights.
         epochs: Most passes over the corpora.
         frozen_epochs: Epochs in which the encoder's pretrained parts stay as they are and only what is new learns:
@@ -49,8 +59,11 @@ class TrainSettings:
         device: `auto`, `cpu` or `cuda`.
         window: Window length in pieces; None takes the encoder's limit, 512 at most.
         stride: Step between windows in pieces; None takes three quarters of the window.
-        max_segment_words: Longest segment where a corpus does not give segments.
+        max_segment_words: Longest segment where a corpus does not give segments; None takes 160. Of a model to
+            start from, None takes all three as they are.
         checkpoint_steps: Steps between checkpoints; None writes one an epoch.
+        calibrate: Fit each topic's temperature, threshold and band of uncertainty to dev, where there is one.
+        wanted_precision: Choose the lowest thresholds with this precision on dev; None chooses by the best F1.
         name: The model's name.
         version: The model's version.
     """
@@ -58,7 +71,10 @@ class TrainSettings:
     corpora: tuple[str, ...]
     output: str
     dev: str | None = None
-    encoder: str = DEFAULT_ENCODER
+    encoder: str | None = None
+    from_model: str | None = None
+    max_drop: float = 2.0
+    allow_drop: bool = False
     from_scratch: bool = False
     epochs: int = 10
     frozen_epochs: int = 0
@@ -77,8 +93,10 @@ class TrainSettings:
     device: str = "auto"
     window: int | None = None
     stride: int | None = None
-    max_segment_words: int = 160
+    max_segment_words: int | None = None
     checkpoint_steps: int | None = None
+    calibrate: bool = True
+    wanted_precision: float | None = None
     name: str = "khabar"
     version: str = "1.0"
 
@@ -90,25 +108,35 @@ class TrainSettings:
         """
         if not self.corpora:
             raise KhabarError("corpora is empty; give at least one .jsonl or .yaml file")
-        counts = ("epochs", "patience", "batch_pieces", "max_segment_words", "checkpoint_steps", "window", "stride")
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise KhabarError(f"{name} is {value}, must be at least 1")
+        for name in _COUNTS:
+            check_range(name, getattr(self, name), at_least=1)
         for name in ("learning_rate", "head_learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise KhabarError(f"{name} is {getattr(self, name)}, must be above 0")
+            check_range(name, getattr(self, name), above=0)
         for name in ("warmup", "head_dropout", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise KhabarError(f"{name} is {getattr(self, name)}, must be in [0, 1)")
-        if not 0 < self.layer_decay <= 1:
-            raise KhabarError(f"layer_decay is {self.layer_decay}, must be in (0, 1]")
+            check_range(name, getattr(self, name), at_least=0, below=1)
+        check_range("wanted_precision", self.wanted_precision, above=0, below=1)
+        check_range("layer_decay", self.layer_decay, above=0, at_most=1)
         for name in ("weight_decay", "frozen_epochs"):
-            if getattr(self, name) < 0:
-                raise KhabarError(f"{name} is {getattr(self, name)}, must not be negative")
-        for name, allowed in (("precision", ("auto", "fp32", "bf16", "fp16")),):
-            if getattr(self, name) not in allowed:
-                raise KhabarError(f"{name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}")
+            check_range(name, getattr(self, name), at_least=0)
+        check_range("max_drop", self.max_drop, at_least=0, at_most=100)
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.from_model is None:
+            object.__setattr__(self, "encoder", self.encoder or DEFAULT_ENCODER)
+        else:
+            self._check_growing()
+
+    def _check_growing(self) -> None:
+        if self.encoder is not None or self.from_scratch:
+            raise KhabarError(
+                f"encoder and tokenizer come from the model {self.from_model}; allowed: neither --encoder nor "
+                "--from-scratch beside --from"
+            )
+        if self.dev is None and not self.allow_drop:
+            raise KhabarError(
+                f"growing {self.from_model} needs --dev, to see whether known labels get worse; or --allow-drop"
+            )
+        if Path(self.output).resolve() == Path(str(self.from_model)).resolve():
+            raise KhabarError(f"output is {self.output}, the model to start from; allowed: another folder")
 
 
 def read_settings(file: str | Path | None, given: Mapping[str, Any]) -> TrainSettings:
@@ -131,6 +159,8 @@ def read_settings(file: str | Path | None, given: Mapping[str, Any]) -> TrainSet
     missing = [name for name in ("corpora", "output") if name not in values]
     if missing:
         raise KhabarError(f"{missing[0]} is missing; give it on the command line or in the settings file")
+    if "dev" not in values:
+        values["dev"] = dev_corpus(values["corpora"])
     return TrainSettings(**values)
 
 

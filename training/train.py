@@ -1,49 +1,44 @@
-"""Trains a khabar model on labelled corpora: examples in, a model folder out.
+"""Trains a khabar model on labelled corpora: settings in, a whole model folder out.
 
-The loop is here; corpora, targets, batches, optimizer and checkpoints have files of their own.
+One run is: read the corpora and their labels, build the model, train it, calibrate and measure it, write the
+folder with its card, move it to its place. Each stage has a file of its own; their order is here.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import platform
-import sys
-import time
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any
 
-import torch
-import transformers
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+import numpy as np
+from accelerate.utils import set_seed
 
-from khabar.inference.tagger import Tagger
+from khabar.inference.sinks import FileSink
+from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
-from khabar.models.batch import WindowSettings
-from khabar.models.config import KhabarConfig
 from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError
-from khabar.models.folder import load_encoder, save_model
-from khabar.models.model import KhabarModel
-from khabar.models.text import load_tokenizer
-from khabar.training.batching import BatchPlan, Example, collate_examples
-from khabar.training.checkpoints import Checkpoints, Progress
-from khabar.training.corpora import as_gold, load_corpora
-from khabar.training.data import collect_labels, make_examples
-from khabar.training.evaluate import evaluate, selection_score
-from khabar.training.optimizer import make_optimizer, make_schedule, pretrained_parameters
+from khabar.models.folder import move_files, save_model
+from khabar.training.bootstrap import RESAMPLES
+from khabar.training.building import build_model
+from khabar.training.calibration import calibrate
+from khabar.training.card import render_card
+from khabar.training.checkpoints import Checkpoints
+from khabar.training.evaluate import evaluate
+from khabar.training.growing import Change, compare_known, refuse_drops
+from khabar.training.loop import Run, Watcher, make_accelerator
+from khabar.training.material import Material, examples_folder
+from khabar.training.processes import join_processes, on_main
+from khabar.training.provenance import public_settings, settings_yaml, versions
 from khabar.training.settings import TrainSettings
-from khabar.training.targets import LabelSet
-
-logger = logging.getLogger(__name__)
-
-DEFAULT_WINDOW = 512
+from khabar.training.store import remove_stores
+from khabar.training.topic_scores import has_topic_gold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,242 +49,196 @@ class TrainResult:
     metrics: dict[str, Any]
 
 
-def train(settings: TrainSettings, *, resume: bool = False, progress_bar: bool = True) -> TrainResult:
+def train(
+    settings: TrainSettings,
+    *,
+    resume: bool = False,
+    progress_bar: bool = True,
+    more_metrics: Mapping[str, Any] = MappingProxyType({}),
+) -> TrainResult:
     """Train, keep the epoch that is best on dev, and save it to `settings.output`.
 
     Args:
         settings: What to train on and how.
         resume: Go on from the newest checkpoint under `settings.output`, if there is one.
         progress_bar: Show a bar on standard error.
+        more_metrics: What metrics.json is to hold beside the run's own, such as the search for its settings.
 
     Raises:
-        KhabarError: If a corpus, the encoder, the device or the output cannot be used.
+        KhabarError: If a corpus, the encoder, the device or the output cannot be used; or if known labels of the
+            model to start from have become worse, in which case the new model is kept aside.
     """
-    checkpoints = Checkpoints(settings.output, asdict(settings))
-    checkpoint = checkpoints.begin(resume=resume)
-    corpora = load_corpora(settings.corpora)
-    labels = collect_labels(corpora)
-    dev = _dev_articles(settings, labels)
-    accelerator = _accelerator(settings)
+    checkpoints = open_run(settings, Path(settings.output) / "checkpoints", resume=resume)
+    metrics = finish_run(settings, Material(settings), checkpoints, progress_bar=progress_bar)
+    return release(settings, checkpoints.finished, {**metrics, **more_metrics}, work=checkpoints.folder)
+
+
+def open_run(settings: TrainSettings, work: Path, *, resume: bool) -> Checkpoints:
+    """Join the run's processes and see that its working folder can be used.
+
+    Raises:
+        KhabarError: As `Checkpoints.begin` does, or if the device is not there.
+    """
+    join_processes(choose_device(settings.device))
+    checkpoints = Checkpoints(work, asdict(settings))
+    on_main(lambda: checkpoints.begin(resume=resume))
+    return checkpoints
+
+
+def learn(
+    settings: TrainSettings,
+    material: Material,
+    checkpoints: Checkpoints,
+    *,
+    watcher: Watcher | None = None,
+    progress_bar: bool = True,
+) -> Run:
+    """Build a model and train it, from the newest checkpoint on where there is one."""
+    accelerator = make_accelerator(settings)
     set_seed(settings.seed)
-    model, tokenizer = _build_model(settings, labels)
-    examples, lost = make_examples(corpora, tokenizer, labels, max_segment_words=settings.max_segment_words)
-    logger.info("%d articles; %s", len(examples), lost)
-
-    run = _Run(settings, accelerator, model, tokenizer, examples, dev, checkpoints)
-    run.go(checkpoint, progress_bar=progress_bar)
-    metrics = _metrics(settings, labels, examples, run)
-    metrics["entities_lost"] = {"without_pieces": lost.without_pieces, "inside_words": lost.inside_words}
-    folder = Path(settings.output)
-    if accelerator.is_main_process:
-        if not dev:
-            save_model(run.measured_model(), tokenizer, folder)
-        (folder / "metrics.json").write_text(json.dumps(metrics, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        checkpoints.clear()
-    accelerator.wait_for_everyone()
-    return TrainResult(folder=folder, metrics=metrics)
+    model, tokenizer = build_model(settings, material.labels)
+    examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
+    run = Run(settings, accelerator, model, tokenizer, examples, material.dev, checkpoints)
+    run.go(checkpoints.latest(), watcher=watcher, progress_bar=progress_bar)
+    return run
 
 
-class _Run:
-    """The state of one training run and its loop."""
+def finish_run(
+    settings: TrainSettings, material: Material, checkpoints: Checkpoints, *, progress_bar: bool = True
+) -> dict[str, Any]:
+    """Train, then calibrate, measure and write the model with its card into `checkpoints.finished`, whole.
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        accelerator: Accelerator,
-        model: KhabarModel,
-        tokenizer: PreTrainedTokenizerFast,
-        examples: list[Example],
-        dev: list[Article],
-        checkpoints: Checkpoints,
-    ) -> None:
-        self.settings, self.accelerator, self.tokenizer = settings, accelerator, tokenizer
-        self.examples, self.dev, self.checkpoints = examples, dev, checkpoints
-        self.windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
-        self.plan = BatchPlan(
-            [example.encoded.n_pieces for example in examples],
-            batch_pieces=settings.batch_pieces,
-            seed=settings.seed,
-        )
-        self.steps_per_epoch = -(-self.plan.n_batches // accelerator.num_processes)
-        optimizer = make_optimizer(model, settings)
-        n_steps = self.steps_per_epoch * settings.epochs
-        schedule = make_schedule(optimizer, n_steps=n_steps, warmup=settings.warmup)
-        self.progress = Progress()
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.schedule = schedule  # stepped here, once a step, whatever the number of processes
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
-            if settings.average_decay
-            else None
-        )
-        accelerator.register_for_checkpointing(self.progress, self.schedule)
-        if self.average is not None:
-            accelerator.register_for_checkpointing(self.average)
-
-    def measured_model(self) -> KhabarModel:
-        """The weights that are measured and saved: their moving average where one is kept."""
-        module = self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
-        model: KhabarModel = cast("KhabarModel", module)
-        return model
-
-    def go(self, checkpoint: Path | None, *, progress_bar: bool) -> None:
-        """Train until the last epoch or until patience ends."""
-        if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
-            logger.info("resumed from %s", checkpoint)
-        progress = self.progress
-        total = self.steps_per_epoch * self.settings.epochs
-        with tqdm(
-            total=total,
-            initial=progress.step,
-            unit="step",
-            disable=not (progress_bar and self.accelerator.is_main_process),
-        ) as bar:
-            while progress.epoch < self.settings.epochs and not self._out_of_patience():
-                self._epoch(bar)
-                self._end_of_epoch(bar)
-
-    def _epoch(self, bar: tqdm[Any]) -> None:
-        self.model.train()
-        began = time.monotonic()
-        progress = self.progress
-        for parameter in pretrained_parameters(self.accelerator.unwrap_model(self.model).encoder):
-            parameter.requires_grad_(progress.epoch >= self.settings.frozen_epochs)
-        for indices in self._batches_to_go():
-            batch = collate_examples([self.examples[index] for index in indices], self.windows)
-            batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            with self.accelerator.autocast():
-                loss = self.model(**batch).loss
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad()
-            if self.average is not None:
-                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-            progress.step += 1
-            progress.batch += 1
-            progress.losses.append(float(loss.detach()))
-            bar.update()
-            bar.set_postfix(epoch=progress.epoch + 1, loss=f"{progress.losses[-1]:.3f}", refresh=False)
-            every = self.settings.checkpoint_steps
-            if every is not None and progress.step % every == 0:
-                progress.seconds += time.monotonic() - began
-                began = time.monotonic()
-                self.checkpoints.save(self.accelerator, progress)
-        progress.seconds += time.monotonic() - began
-
-    def _batches_to_go(self) -> Iterator[list[int]]:
-        """This process's share of the running epoch's batches, after those already behind it."""
-        batches = self.plan.batches(self.progress.epoch)
-        # Every process takes the same number of steps; the first batches fill the last round.
-        missing = self.steps_per_epoch * self.accelerator.num_processes - len(batches)
-        mine = (batches + batches[:missing])[self.accelerator.process_index :: self.accelerator.num_processes]
-        yield from mine[self.progress.batch :]
-
-    def _end_of_epoch(self, bar: tqdm[Any]) -> None:
-        """Measure on dev, keep the model if it is the best so far, write a checkpoint."""
-        progress = self.progress
-        entry: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "loss": sum(progress.losses) / max(len(progress.losses), 1),
-        }
-        if self.dev:
-            model = self.measured_model().train(mode=False)
-            report = evaluate(Tagger(model, self.tokenizer), self.dev)
-            entry["dev"] = selection_score(report)
-            best = progress.best_score
-            if best is None or entry["dev"]["score"] > best:
-                progress.best_score, progress.best_epoch = entry["dev"]["score"], progress.epoch + 1
-                progress.best_report = report
-                if self.accelerator.is_main_process:
-                    save_model(model, self.tokenizer, self.settings.output)
-        progress.history.append(entry)
-        progress.epoch += 1
-        progress.batch = 0
-        progress.losses = []
-        scores = " ".join(f"{name} {value:.3f}" for name, value in entry.get("dev", {}).items())
-        line = f"epoch {entry['epoch']}: loss {entry['loss']:.4f} {scores}".rstrip()
-        if bar.disable:
-            logger.info(line)
-        else:
-            bar.write(line, file=sys.stderr)
-        self.checkpoints.save(self.accelerator, progress)
-
-    def _out_of_patience(self) -> bool:
-        best = self.progress.best_epoch
-        return best is not None and self.progress.epoch - best >= self.settings.patience
+    Returns:
+        The content of its metrics.json; of one that was finished before, what stands there.
+    """
+    if not on_main(checkpoints.finished.exists):
+        run = learn(settings, material, checkpoints, progress_bar=progress_bar)
+        on_main(lambda: _write_finished(settings, material, run, checkpoints))
+        run.accelerator.free_memory()
+    return on_main(lambda: read_metrics(checkpoints.finished))
 
 
-def _dev_articles(settings: TrainSettings, labels: LabelSet) -> list[Article]:
-    if settings.dev is None:
-        return []
-    corpora = load_corpora((settings.dev,), topics=labels.topics, entity_labels=labels.entity_labels)
-    return [article for corpus in corpora for article in as_gold(corpus)]
+def release(settings: TrainSettings, finished: Path, metrics: Mapping[str, Any], *, work: Path) -> TrainResult:
+    """Move a finished model to `settings.output`, or aside if known labels have become worse; then tidy up.
+
+    Args:
+        settings: Where to, and what drops are allowed.
+        finished: A model folder as `finish_run` writes it.
+        metrics: What its metrics.json is to hold.
+        work: The working folder, which is removed, and so are the encoded examples.
+
+    Raises:
+        KhabarError: If known labels have become worse by more than is allowed.
+    """
+    output = Path(settings.output)
+    rejected = output / "rejected"
+
+    def tidy_up() -> None:
+        shutil.rmtree(work)
+        remove_stores(examples_folder(settings))
+
+    def move() -> None:
+        # A copy goes out, so that a run killed on the way still has the whole model to go on with.
+        leaving = work / "leaving"
+        shutil.rmtree(leaving, ignore_errors=True)
+        shutil.copytree(finished, leaving, copy_function=_link)
+        write_papers(leaving, metrics)
+        changes = [Change(**change) for change in metrics["growth"]]
+        try:
+            if not settings.allow_drop:
+                refuse_drops(changes, max_drop=settings.max_drop, kept_in=str(rejected))
+        except KhabarError:
+            shutil.rmtree(rejected, ignore_errors=True)
+            leaving.replace(rejected)
+            tidy_up()
+            raise
+        move_files(leaving, output)
+        tidy_up()
+
+    on_main(move)
+    return TrainResult(folder=output, metrics=dict(metrics))
 
 
-def _accelerator(settings: TrainSettings) -> Accelerator:
-    device = choose_device(settings.device)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise KhabarError("precision is 'fp16', which needs a GPU; on this device use fp32 or bf16")
-    # Parameters that are frozen for a while have no gradients that processes could wait for.
-    sharing = DistributedDataParallelKwargs(find_unused_parameters=settings.frozen_epochs > 0)
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        cpu=device.type == "cpu",
-        kwargs_handlers=[sharing],
-    )
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read a model folder's metrics.json."""
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
 
 
-def _build_model(settings: TrainSettings, labels: LabelSet) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
-    """Put new heads on the encoder asked for."""
-    encoder: PreTrainedModel
-    if settings.from_scratch:
-        tokenizer = load_tokenizer(settings.encoder)
-        encoder = AutoModel.from_config(AutoConfig.from_pretrained(settings.encoder))
-    else:
-        encoder, tokenizer = load_encoder(settings.encoder)
-    encoder.config._name_or_path = ""  # a path of this machine means nothing elsewhere
-    limit = getattr(encoder.config, "max_position_embeddings", None) or DEFAULT_WINDOW
-    window = settings.window or min(limit, DEFAULT_WINDOW)
-    if window > limit:
-        raise KhabarError(f"window is {window}, must be at most the encoder's {limit}")
-    config = KhabarConfig(
-        encoder=encoder.config,
-        topics=list(labels.topics),
-        entity_labels=list(labels.entity_labels),
-        window=window,
-        stride=settings.stride or max((window - 2) * 3 // 4, 1),
-        max_segment_words=settings.max_segment_words,
-        head_dropout=settings.head_dropout,
-        name=settings.name,
-        version=settings.version,
-    )
-    return KhabarModel(config, encoder), tokenizer
+def write_papers(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write what a model folder holds beside the model: metrics.json, settings.yaml, and README.md made from both."""
+    papers = {
+        "metrics.json": json.dumps(metrics, ensure_ascii=False, indent=1),
+        "settings.yaml": settings_yaml(metrics["settings"]),
+        "README.md": render_card(metrics),
+    }
+    for name, text in papers.items():
+        with FileSink(folder / name) as sink:
+            sink.write(text)
 
 
-def _metrics(settings: TrainSettings, labels: LabelSet, examples: list[Example], run: _Run) -> dict[str, Any]:
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where the file system has no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_finished(settings: TrainSettings, material: Material, run: Run, checkpoints: Checkpoints) -> None:
     progress = run.progress
+    if progress.best_epoch is None:
+        tagger = Tagger(run.measured_model(), run.tokenizer)
+    else:
+        tagger = load(checkpoints.best(progress.best_epoch), device=settings.device)
+    calibration = _calibrate(settings, tagger, material.dev)
+    report = evaluate(tagger, material.dev, resamples=RESAMPLES) if material.dev else None
+    config = tagger.model.config
     metrics = {
-        "settings": asdict(settings),
-        "labels": asdict(labels),
-        "n_articles": len(examples),
-        "n_pieces": sum(example.encoded.n_pieces for example in examples),
-        "n_parameters": sum(parameter.numel() for parameter in run.measured_model().parameters()),
+        "model": config.full_name,
+        "settings": public_settings(settings),
+        "labels": asdict(material.labels),
+        "data": material.facts,
+        "entities_lost": asdict(run.examples.lost),
+        "n_articles": len(run.examples),
+        "n_pieces": int(run.examples.lengths.sum(dtype=np.int64)),
+        "n_parameters": sum(parameter.numel() for parameter in tagger.model.parameters()),
+        "encoder": tagger.model.encoder.config.model_type,
+        "window": config.window,
+        "stride": config.stride,
+        "max_segment_words": config.max_segment_words,
+        "topic_temperatures": config.topic_temperatures,
+        "topic_thresholds": config.topic_thresholds,
+        "topic_bands": config.topic_bands,
+        "processes": run.accelerator.num_processes,
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "best_epoch": progress.best_epoch,
         "history": progress.history,
-        "dev": progress.best_report,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "calibration": calibration,
+        "dev": report,
+        "growth": _growth(settings, material, report),
+        "versions": versions(),
     }
-    return json.loads(json.dumps(metrics))  # type: ignore[no-any-return]  # as metrics.json gives it back
+    checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".finished-", dir=checkpoints.folder))
+    save_model(tagger.model, run.tokenizer, partial)
+    write_papers(partial, metrics)
+    partial.chmod(0o755)
+    partial.replace(checkpoints.finished)
+
+
+def _growth(settings: TrainSettings, material: Material, report: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Measure the model to start from on dev, and compare it with the new one at what it knows."""
+    if material.known is None or report is None:
+        return []
+    before = evaluate(load(settings.from_model, device=settings.device), material.dev)
+    return [asdict(change) for change in compare_known(before, report, material.known)]
+
+
+def _calibrate(settings: TrainSettings, tagger: Tagger, dev: Sequence[Article]) -> dict[str, Any] | None:
+    """Calibrate the tagger on dev; None where that is not wanted or dev says nothing of topics."""
+    if not settings.calibrate or not tagger.topics or not any(map(has_topic_gold, dev)):
+        return None
+    report = calibrate(tagger, dev, wanted_precision=settings.wanted_precision)
+    return {"corpus": public_settings(settings)["dev"], **report.to_json()}

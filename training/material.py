@@ -1,0 +1,79 @@
+"""Reads what runs are made from, once for all of them: corpora, their labels, dev articles and examples.
+
+Turns settings into material; knows models only by the labels that one to start from has.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from khabar.models.folder import load_model
+from khabar.training.corpora import Corpus, as_gold, load_corpora
+from khabar.training.data import collect_labels, open_examples
+from khabar.training.growing import grown_labels, mask_absent
+from khabar.training.leaks import warn_of_leaks
+from khabar.training.processes import on_main
+from khabar.training.provenance import describe_source
+from khabar.training.settings import TrainSettings
+from khabar.training.store import ExampleStore
+from khabar.training.targets import LabelSet
+
+logger = logging.getLogger(__name__)
+
+
+class Material:
+    """What runs are made from, read once for all of them.
+
+    Args:
+        settings: Of the first run; the others may differ in what does not concern corpora, labels and encoder.
+
+    Attributes:
+        labels: What the models are to know; `known`, what the model to start from knows already.
+        dev: Gold to measure on; empty where there is none.
+        facts: The sources, for metrics.json and the card.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        known = _known_labels(settings)
+        more = {"more_topics": known.topics, "more_entity_labels": known.entity_labels} if known else {}
+        corpora = on_main(lambda: load_corpora(settings.corpora, split="train", **more))
+        labels = collect_labels(corpora)
+        if known is not None:
+            labels = grown_labels(known, labels)
+            corpora = mask_absent(corpora, labels)
+        self.corpora, self.labels, self.known = corpora, labels, known
+        held_out: list[Corpus] = []
+        if settings.dev is not None:
+            every = {"topics": labels.topics, "entity_labels": labels.entity_labels}
+            held_out = on_main(lambda: load_corpora((str(settings.dev),), split="dev", **every))
+        self.dev = [article for corpus in held_out for article in as_gold(corpus)]
+        on_main(lambda: warn_of_leaks((article for corpus in corpora for article in corpus.articles), self.dev))
+        self.facts = on_main(
+            lambda: {name: list(map(describe_source, group)) for name, group in (("train", corpora), ("dev", held_out))}
+        )
+        self._cache = examples_folder(settings)
+        self._examples: ExampleStore | None = None
+
+    def examples(self, tokenizer: PreTrainedTokenizerFast, *, max_segment_words: int) -> ExampleStore:
+        """Give the training examples, encoded for the first run and kept on disk for the others."""
+        if self._examples is None:
+            self._examples = open_examples(
+                self.corpora, tokenizer, self.labels, max_segment_words=max_segment_words, folder=self._cache
+            )
+            logger.info("%d articles; %s", len(self._examples), self._examples.lost)
+        return self._examples
+
+
+def examples_folder(settings: TrainSettings) -> Path:
+    """Where the encoded examples lie until the run is complete."""
+    return Path(settings.output) / "cache"
+
+
+def _known_labels(settings: TrainSettings) -> LabelSet | None:
+    if settings.from_model is None:
+        return None
+    config = load_model(settings.from_model)[0].config
+    return LabelSet(topics=tuple(config.topics), entity_labels=tuple(config.entity_labels))
