@@ -1,0 +1,196 @@
+"""Times contestants over the same articles, in units that compare: pieces, padding, memory, share of the peak.
+
+Knows clocks, memory and how much arithmetic an encoder does; knows nothing of who competes.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from khabar.inference.tagger import Tagger
+from khabar.models.encoding import encode_articles
+
+MB = 2**20
+WATCH_SECONDS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one contestant reached. Pieces are the articles' own: without padding, overlap or special pieces.
+
+    Attributes:
+        padding: Share of the positions computed by the encoder that held no piece.
+        peak_memory: Megabytes, of the whole process on a CPU, of torch's tensors on a GPU.
+        share_of_peak: The encoder's arithmetic on the articles' own pieces, once, over the seconds and the
+            measured peak of a matrix product.
+    """
+
+    name: str
+    articles_per_second: float
+    pieces_per_second: float
+    padding: float
+    peak_memory: float
+    share_of_peak: float
+
+
+class Positions:
+    """Counts the positions that an encoder computes, and how many of them hold a piece."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.total = 0
+        self.real: Tensor | int = 0
+        self._hook = encoder.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def __enter__(self) -> Positions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _count(self, _encoder: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.total += named["attention_mask"].numel()
+        self.real = self.real + named["attention_mask"].sum()  # not read here: a GPU would have to stop for it
+
+
+class PeakMemory:
+    """Watches the process's resident memory from a thread; of a GPU, torch keeps the peak itself."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.peak = 0.0
+        self._device = device
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self._device) / MB
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.peak = max(self.peak, process.memory_info().rss / MB)
+            if self._ended.wait(WATCH_SECONDS):
+                return
+
+
+class Contest:
+    """One encoder and one list of articles; contestants come one after the other.
+
+    Attributes:
+        peak: Operations a second of the fastest matrix product, measured when the contest opens.
+        flops: Operations that one piece costs, at the articles' lengths.
+        rows: What each contestant reached.
+    """
+
+    def __init__(self, tagger: Tagger, texts: Sequence[str]) -> None:
+        model = tagger.model
+        self.texts, self.device = texts, model.device
+        encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=model.config.max_segment_words)
+        lengths = [one.n_pieces for one in encoded]
+        self.n_pieces = sum(lengths)
+        attended = sum(min(n, model.config.window) * n for n in lengths) / self.n_pieces
+        self.flops = flops_per_piece(model.encoder, attended)
+        self.peak = matrix_peak(self.device)
+        self.rows: list[Row] = []
+
+    def run(self, name: str, encoder: nn.Module, work: Callable[[Sequence[str]], object]) -> None:
+        """Time one contestant over all articles, after a few to warm up.
+
+        Args:
+            name: For the table.
+            encoder: The encoder that it calls, to count positions.
+            work: Tags the texts it is given, all of them.
+        """
+        work(self.texts[:8])
+        with Positions(encoder) as positions, PeakMemory(self.device) as memory:
+            seconds = seconds_of(lambda: work(self.texts), self.device)
+        rate = self.n_pieces / seconds
+        row = Row(
+            name=name,
+            articles_per_second=len(self.texts) / seconds,
+            pieces_per_second=rate,
+            padding=1 - int(positions.real) / positions.total,
+            peak_memory=memory.peak,
+            share_of_peak=rate * self.flops / self.peak,
+        )
+        self.rows.append(row)
+        print(f"  {name}: {row.articles_per_second:,.1f} articles/s", file=sys.stderr)
+
+    def table(self) -> str:
+        """Lay the rows out, each beside the first one's speed."""
+        header = ["", "articles/s", "times (a)", "pieces/s", "padding %", "memory MB", "of peak %"]
+        cells = [
+            [
+                row.name,
+                f"{row.articles_per_second:,.1f}",
+                f"{row.articles_per_second / self.rows[0].articles_per_second:.2f}",
+                f"{row.pieces_per_second:,.0f}",
+                f"{100 * row.padding:.1f}",
+                f"{row.peak_memory:,.0f}",
+                f"{100 * row.share_of_peak:.1f}",
+            ]
+            for row in self.rows
+        ]
+        widths = [max(len(line[k]) for line in [header, *cells]) for k in range(len(header))]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+            for line in [header, *cells]
+        )
+
+
+def flops_per_piece(encoder: nn.Module, attended: float) -> float:
+    """Operations a piece costs: two for each weight of a matrix, and attention's two products.
+
+    Args:
+        encoder: Any encoder; its embedding tables cost nothing.
+        attended: Pieces that a piece attends to, on average.
+    """
+    tables = {id(module.weight) for module in encoder.modules() if isinstance(module, nn.Embedding)}
+    n_weights = sum(p.numel() for p in encoder.parameters() if p.ndim == 2 and id(p) not in tables)
+    config: Any = encoder.config
+    n_layers, width = getattr(config, "num_hidden_layers", 0), config.hidden_size
+    return float(2 * n_weights + 4 * n_layers * width * attended)
+
+
+def matrix_peak(device: torch.device) -> float:
+    """Measure the most operations a second that a matrix product reaches: float32 on a CPU, bfloat16 on a GPU."""
+    on_cpu = device.type == "cpu"
+    fastest = 0.0
+    for size in (1024, 2048) if on_cpu else (4096, 8192):
+        shape = {"device": device, "dtype": torch.float32 if on_cpu else torch.bfloat16}
+        a, b = torch.randn(size, size, **shape), torch.randn(size, size, **shape)  # type: ignore[call-overload]
+        for _ in range(6):
+            started = time.perf_counter()
+            torch.mm(a, b)
+            if not on_cpu:
+                torch.cuda.synchronize(device)
+            fastest = max(fastest, 2.0 * float(size) ** 3 / (time.perf_counter() - started))
+    return fastest
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Time some work until the device has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,253 @@
+"""Measures khabar's speed beside what users run today, on the same articles and the same encoder weights.
+
+    python benchmarks/speed.py [--shapes mini base] [--device cpu] [--count N] [--articles FILE.jsonl]
+                               [--model FOLDER] [--onnx EXPORTED_FOLDER …] [--output FILE.json]
+    python benchmarks/speed.py --memory 1000 100000     # resident memory of `khabar score`
+
+Prints a table a shape and how far the contestants agree. Knows who competes; how they are timed is contest.py's
+matter, and the pipelines are in pipelines.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from contest import MB, Contest, seconds_of
+from pipelines import Pipelines, agreement
+from torch import Tensor, nn
+from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers.modeling_outputs import BaseModelOutput
+
+from khabar.inference.gate import compare
+from khabar.inference.results import TaggedArticle
+from khabar.inference.tagger import Tagger, load
+from khabar.models.article import Article
+from khabar.models.article_reader import read_articles
+from khabar.models.config import KhabarConfig
+from khabar.models.model import KhabarModel
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
+# Articles of a run: enough for a steady state, few enough for minutes, on two cores and on one GPU.
+COUNTS = {("mini", "cpu"): 400, ("mini", "cuda"): 20_000, ("base", "cpu"): 32, ("base", "cuda"): 10_000}
+BATCH_SIZES = (1, 8, 32)  # tried for the pipelines
+CHECKED = 200  # articles on which decisions are compared
+SHORTEST, LONGEST = 30, 1200  # words
+SPREAD = 0.6  # sigma of the log-normal lengths
+
+
+class Bf16Encoder(nn.Module):
+    """An encoder under bfloat16 autocast on the CPU: measured here, not part of khabar."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
+        """Encode in bfloat16 and give the states in float32."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return BaseModelOutput(last_hidden_state=states.float())
+
+
+def varied(texts: Sequence[str], n: int, mean_words: int) -> Iterator[str]:
+    """Give n articles of news-like lengths: log-normal around a mean, laid out of the texts from anywhere on."""
+    random_ = random.Random(0)
+    words = " \n ".join(texts).split(" ")
+    for _ in range(n):
+        length = round(random_.lognormvariate(-(SPREAD**2) / 2, SPREAD) * mean_words)
+        length = min(max(length, SHORTEST), LONGEST)
+        start = random_.randrange(len(words))
+        yield " ".join(words[(start + i) % len(words)] for i in range(length)).strip()
+
+
+def base_shaped(like: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> KhabarModel:
+    """Build a model on an encoder of AraBERT base's shape, with random weights: speed asks no more."""
+    torch.manual_seed(0)
+    config = KhabarConfig(
+        encoder=BertConfig(vocab_size=max(64_000, len(tokenizer))),  # 12 layers of 768
+        topics=like.config.topics,
+        entity_labels=like.config.entity_labels,
+        name="base-shaped",
+    )
+    model = KhabarModel(config)
+    model.train(mode=False)
+    return model
+
+
+def measure(shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str]) -> dict[str, Any]:
+    """Let every contestant run on one shape, and print the table."""
+    model, device = tagger.model, tagger.model.device
+    contest = Contest(tagger, texts)
+    pipelines = Pipelines(model, tagger.tokenizer)
+    part = texts[: max(BATCH_SIZES)]
+    pipelines.run(part[:2], 1)
+    tried = {size: seconds_of(partial(pipelines.run, part, size), device) for size in BATCH_SIZES}
+    best = min(BATCH_SIZES, key=lambda size: tried[size])
+    contest.run(f"(a) two pipelines, batch size {best}", model.encoder, lambda part: pipelines.run(part, best))
+    contest.run("(b) khabar, one article at a time", model.encoder, lambda part: [tagger.tag(text) for text in part])
+    if (missing := _without_spacy()) is None:
+        from spacy_pipeline import spacy_pipeline
+
+        nlp = spacy_pipeline(tagger)
+        contest.run("(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)))
+    contest.run("(d) khabar's engine", model.encoder, partial(_tag, tagger))
+    others: dict[str, Tagger] = {}
+    if device.type == "cpu":
+        lowered = deepcopy(model)
+        lowered.encoder = Bf16Encoder(lowered.encoder)
+        others["(d) with the encoder in bfloat16"] = Tagger(lowered, tagger.tokenizer)
+    others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
+    checked = [Article(text=text) for text in texts[:CHECKED]]
+    reports = {}
+    for name, other in others.items():
+        contest.run(name, other.model.encoder, partial(_tag, other))
+        reports[name] = compare(tagger, other, checked)
+    alone = [tagger.tag(article).to_json() for article in checked]
+    together = [article.to_json() for article in tagger.tag_many(checked)]
+    same = agreement(tagger, pipelines, texts[:CHECKED])
+
+    print(f"\n{shape}: {len(texts):,} articles, {contest.n_pieces:,} pieces; {_machine(device)}")
+    print(f"matrix product peak {contest.peak / 1e9:,.0f} GFLOP/s, {contest.flops / 1e6:,.1f} MFLOP a piece\n")
+    print(contest.table())
+    if missing is not None:
+        print(f"(c) spaCy with a transformer: not set up, {missing} is not installed")
+    print()
+    print(f"(b) = (d), to four digits: {sum(map(_equal, alone, together))} of {len(checked)} articles")
+    print(
+        f"(a) = (d), on {same['articles']} articles of one window: {same['topics']:.2%} of topic decisions, "
+        f"{same['tags']:.2%} of {same['words']:,} word tags; largest shift of a probability {same['topic_shift']:.1e}"
+    )
+    for name, report in reports.items():
+        print(
+            f"{name}: topic F1 {report.topics.candidate:.2%}, entity F1 {report.entities.candidate:.2%} against (d); "
+            f"largest shift of a probability {report.largest_shift:.4f}"
+        )
+    return {
+        "shape": shape,
+        "machine": _machine(device),
+        "articles": len(texts),
+        "pieces": contest.n_pieces,
+        "peak_flops": contest.peak,
+        "flops_per_piece": contest.flops,
+        "rows": [asdict(row) for row in contest.rows],
+        "equal_one_by_one": sum(map(_equal, alone, together)) / len(checked),
+        "agreement": same,
+        "against_engine": {name: report.to_json() for name, report in reports.items()},
+    }
+
+
+def measure_memory(model: str, device: str, texts: Sequence[str], count: int, mean_words: int) -> dict[str, float]:
+    """Run `khabar score` over a file of articles and watch its resident memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "articles.jsonl"
+        with source.open("w", encoding="utf-8") as stream:
+            for number, text in enumerate(varied(texts, count, mean_words)):
+                stream.write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
+        command = [sys.executable, "-m", "khabar", "score", str(source), "-o", str(Path(folder) / "results.jsonl")]
+        started = time.perf_counter()
+        run = subprocess.Popen([*command, "--model", model, "--device", device], stderr=subprocess.DEVNULL)
+        process = psutil.Process(run.pid)
+        seen = []
+        while run.poll() is None:
+            try:
+                seen.append(process.memory_info().rss / MB)
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.1)
+        if run.wait() != 0:
+            raise SystemExit(f"khabar score ended with exit code {run.returncode}")
+    late = seen[len(seen) // 2 :] or [0.0]
+    result = {
+        "articles": count,
+        "seconds": time.perf_counter() - started,
+        "peak_mb": max(seen, default=0.0),
+        "median_mb_of_second_half": statistics.median(late),
+    }
+    print(
+        f"khabar score, {count:,} articles in {result['seconds']:,.0f} s: resident memory peak "
+        f"{result['peak_mb']:,.0f} MB, median of the second half {result['median_mb_of_second_half']:,.0f} MB"
+    )
+    return result
+
+
+def _tag(tagger: Tagger, texts: Sequence[str]) -> list[TaggedArticle]:
+    return list(tagger.tag_many(texts))
+
+
+def _equal(one: object, other: object) -> bool:
+    return one == other
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, bfloat16"
+    return f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, float32"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _without_spacy() -> str | None:
+    return "spacy" if importlib.util.find_spec("spacy") is None else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--articles", default=str(EXAMPLES), help="texts to lay articles out of")
+    parser.add_argument("--words", type=int, default=250, help="mean length of an article")
+    parser.add_argument("--count", type=int, help="articles of a run")
+    parser.add_argument("--model", default="embedded", help="the model of the shape `mini`")
+    parser.add_argument("--shapes", nargs="+", choices=("mini", "base"), default=["mini", "base"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--onnx", nargs="+", default=[], help="folders that `khabar export` made of --model")
+    parser.add_argument(
+        "--memory", nargs="+", type=int, metavar="N", help="watch `khabar score` over N articles instead"
+    )
+    parser.add_argument("--output", help="file for all measures, as JSON")
+    options = parser.parse_args()
+
+    texts = [article.text for article in read_articles(options.articles)]
+    results: list[dict[str, Any]] = []
+    if options.memory:
+        results += [
+            measure_memory(options.model, options.device, texts, count, options.words) for count in options.memory
+        ]
+    else:
+        tagger = load(options.model, device=options.device)
+        device = tagger.model.device
+        for shape in options.shapes:
+            if shape == "base":
+                model = base_shaped(tagger.model, tagger.tokenizer).to(device=device)  # type: ignore[call-arg]
+                tagger = Tagger(model, tagger.tokenizer)
+            count = options.count or COUNTS[shape, device.type]
+            articles = list(varied(texts, count, options.words))
+            results.append(measure(shape, tagger, articles, options.onnx if shape == "mini" else []))
+    if options.output:
+        Path(options.output).write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
