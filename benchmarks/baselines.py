@@ -31,7 +31,10 @@ _PROCLITICS = ("وال", "فال", "بال", "كال", "ولل", "لل", "ال",
 
 
 def word_features(words: Sequence[str]) -> list[Features]:
-    """Describe each word by itself, its affixes, its shape, and its two neighbours on either side."""
+    """Describe each word by itself, its affixes, its shape, and its two neighbours on either side.
+
+    The affixes of neighbours are left out: so it was better on the last tenth of ANERcorp's train split, held out.
+    """
     own = [_own_features(_MARKS.sub("", word)) for word in words]
     padded = [["<s2>"], ["<s1>"], *own, ["</s1>"], ["</s2>"]]
     rows: list[Features] = []
@@ -41,8 +44,8 @@ def word_features(words: Sequence[str]) -> list[Features]:
             [
                 "bias",
                 *here,
-                *(f"-1:{feature}" for feature in before),
-                *(f"+1:{feature}" for feature in after),
+                f"-1:{before[0]}",
+                f"+1:{after[0]}",
                 f"-2:{before2[0]}",
                 f"+2:{after2[0]}",
                 f"-1|0:{before[0]}|{here[0]}",
@@ -143,7 +146,10 @@ def _spans(text: str, words: Sequence[Word], tags: Sequence[str]) -> list[Span]:
 
 
 class TfidfTopics:
-    """TF-IDF over words and characters, and one logistic regression a topic, on single segments."""
+    """TF-IDF over words and characters, and one logistic regression a topic, on single segments.
+
+    C was chosen on a tenth of gold train, held out.
+    """
 
     def __init__(self, topics: Sequence[str]) -> None:
         self.topics = list(topics)
@@ -151,7 +157,7 @@ class TfidfTopics:
             TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"\w+"),
             TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=3, sublinear_tf=True),
         )
-        regression = LogisticRegression(C=30.0, max_iter=1000, class_weight="balanced")
+        regression = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
         self._classifier = OneVsRestClassifier(regression)
 
     def fit(self, articles: Sequence[Article]) -> "TfidfTopics":

@@ -10,10 +10,15 @@ from typing import Annotated
 import typer
 
 from khabar import __version__
+from khabar.cli_calibrate import calibrate
 from khabar.cli_common import quiet_libraries
 from khabar.cli_data import check
+from khabar.cli_data_split import split
+from khabar.cli_evaluate import evaluate
+from khabar.cli_export import export
 from khabar.cli_score import score
-from khabar.cli_train import evaluate, pretrain, train
+from khabar.cli_serve import serve
+from khabar.cli_train import pretrain, train
 
 # Plain help and plain errors read the same in a terminal, a log and a pipe.
 app = typer.Typer(
@@ -31,8 +36,12 @@ app.add_typer(data, name="data")
 app.command()(score)
 app.command()(train)
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(pretrain)
+app.command()(export)
+app.command()(serve)
 data.command()(check)
+data.command()(split)
 
 
 def _version(asked: bool) -> None:

@@ -21,17 +21,22 @@ ARTICLES = Path(__file__).parent / "data" / "articles.jsonl"
 
 # A tagger of its own module, so that a process of its own starts without torch. It says that it has begun.
 FAKE = """
-import sys, types
+import pathlib, sys, types
 from khabar.inference.results import TaggedArticle
 
+def tagged(article):
+    return TaggedArticle(id=article.id, text=article.text, topics=(), topic_scores={}, segments=(),
+                         entities=(), characters_read=len(article.text), model="fake 1.0")
+
 class Tagger:
-    def tag_many(self, articles):
-        for article in articles:
-            yield TaggedArticle(id=article.id, text=article.text, topics=(), topic_scores={}, segments=(),
-                                entities=(), characters_read=len(article.text), model="fake 1.0")
+    device = "cpu"
+    def tag_chunks(self, chunks):
+        for chunk in chunks:
+            yield [tagged(article) for article in chunk]
 
 fake = types.ModuleType("khabar.inference.tagger")
-fake.load = lambda model, device: Tagger()
+fake.EMBEDDED = pathlib.Path("nowhere")
+fake.load = lambda model, **options: Tagger()
 sys.modules["khabar.inference.tagger"] = fake
 
 from khabar.cli import main
@@ -51,7 +56,13 @@ def run(*arguments: object, stdin: str | bytes | None = None):
 
 def start(*arguments: object, **options) -> subprocess.Popen:
     call = [sys.executable, "-c", FAKE, *map(str, arguments)]
-    return subprocess.Popen(call, stderr=subprocess.PIPE, **options)
+    # A shell's background job hands on that Ctrl-C is to be ignored.
+    return subprocess.Popen(
+        call,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
+        **options,
+    )
 
 
 def test_version():
@@ -60,7 +71,8 @@ def test_version():
 
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "khabar", "--help"], capture_output=True, text=True, check=True)
-    assert all(f"\n  {command} " in done.stdout for command in ("score", "train", "evaluate", "pretrain", "data"))
+    commands = ("score", "train", "evaluate", "calibrate", "pretrain", "data")
+    assert all(f"\n  {command} " in done.stdout for command in commands)
 
 
 def test_public_names_are_found_when_asked_for():
@@ -94,6 +106,7 @@ def test_score_gives_the_documented_output(tiny_model_folder, tmp_path):
     assert list(result) == [
         "id",
         "topics",
+        "uncertain",
         "topic_scores",
         "segments",
         "entities",
@@ -176,19 +189,31 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_leaves_nothing_half_written(tmp_path, sent, code):
-    process = start("score", "-", "-o", tmp_path / "out.jsonl", stdin=subprocess.PIPE)
+def test_a_stopped_run_keeps_what_is_done_and_says_how_to_go_on(tmp_path, sent, code):
+    out = tmp_path / "out.jsonl"
+    process = start("score", "-", "-o", out, stdin=subprocess.PIPE)
     process.stdin.write(b'{"text": "a"}\n' * 10_000)
     process.stdin.flush()
+    part = tmp_path / "out.jsonl.part"
     deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()):
+    while not (part.exists() and part.stat().st_size):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
-    assert list(tmp_path.iterdir()) == []
-    assert errors.decode() == ("interrupted\n" if sent == signal.SIGINT else "")
+    assert not out.exists()
+    lines = errors.decode().splitlines()
+    assert lines[:-1] == (["interrupted"] if sent == signal.SIGINT else [])
+    assert lines[-1].endswith(f"{part}; the same command on the same input goes on with --resume")
+
+    again = start("score", "-", "-o", out, stdin=subprocess.PIPE)
+    assert "go on with it by --resume, or remove" in again.communicate(b'{"text": "a"}\n', timeout=60)[1].decode()
+    assert again.returncode == 2
+    resumed = start("score", "-", "-o", out, "--resume", stdin=subprocess.PIPE)
+    assert b"scored 10,000 articles" in resumed.communicate(b'{"text": "a"}\n' * 10_000, timeout=60)[1]
+    assert len(out.read_bytes().splitlines()) == 10_000
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_output_is_utf8_whatever_the_terminal_says(tmp_path):
@@ -210,7 +235,7 @@ def test_train_and_evaluate(tmp_path, bert_config, tokenizer):
 
     from khabar.models.folder import save_model
 
-    encoder, output, report = tmp_path / "encoder", tmp_path / "model", tmp_path / "report.json"
+    encoder, output, report = tmp_path / "encoder", tmp_path / "model", tmp_path / "report"
     save_model(AutoModel.from_config(bert_config), tokenizer, encoder)
     config = tmp_path / "train.yaml"
     config.write_text("epochs: 9\nname: from-file\nversion: '2'\n", encoding="utf-8")
@@ -226,8 +251,9 @@ def test_train_and_evaluate(tmp_path, bert_config, tokenizer):
     done = run("evaluate", output, ARTICLES, "--report", report, "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "entities, exact span and label" in done.stdout
-    measures = json.loads(report.read_text(encoding="utf-8"))
+    measures = json.loads((report / "report.json").read_text(encoding="utf-8"))
     assert measures["model"] == "from-file 2"
+    assert (report / "index.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert "entities" in measures
 
 
@@ -240,6 +266,8 @@ def test_train_and_evaluate(tmp_path, bert_config, tokenizer):
         (["train", "nowhere.jsonl", "--output", "{tmp}/x"], "error: nowhere.jsonl"),
         (["evaluate", "./nowhere", ARTICLES], "error: ./nowhere: no such model folder"),
         (["evaluate", "embedded", "nowhere.jsonl"], "error: nowhere.jsonl"),
+        (["evaluate", "embedded", ARTICLES, "--report", ARTICLES], "is a file; allowed: a folder for index.html"),
+        (["evaluate", "embedded", ARTICLES, "--resamples", 10], "error: resamples is 10; allowed: 100 or more"),
         (["pretrain", LINES], "error: --output is missing"),
         (["pretrain", LINES, "-o", "x", "--architecture", "both"], "error: architecture is 'both'"),
     ],
@@ -259,7 +287,7 @@ def test_flags_are_settings():
     from khabar.training.settings import TrainSettings
 
     def flags(command):
-        return set(inspect.signature(command).parameters) - {"config", "resume"}
+        return set(inspect.signature(command).parameters) - {"config", "resume", "seeds", "search"}
 
     assert flags(train) <= {field.name for field in fields(TrainSettings)}
     assert flags(pretrain) == {field.name for field in fields(PretrainSettings)}, "pretrain reads no file"

@@ -11,10 +11,11 @@ import pytest
 BARE = {"models", "inference", "training"}
 WEB = {"fastapi", "starlette", "uvicorn", "flask", "aiohttp"}
 TRAINING_ONLY = {"datasets", "sklearn", "matplotlib", "gensim", "accelerate", "seqeval"}
-PACKAGES = ("khabar", "khabar.models", "khabar.inference", "khabar.training")
+PACKAGES = ("khabar", "khabar.models", "khabar.inference", "khabar.inference.service", "khabar.training")
 FORBIDDEN = {
     "khabar.models": ("khabar.inference", "khabar.training", "khabar.cli"),
-    "khabar.inference": ("khabar.training", "khabar.cli"),
+    "khabar.inference": ("khabar.training", "khabar.cli", "khabar.inference.service"),
+    "khabar.inference.service": ("khabar.training", "khabar.cli"),
     "khabar.training": ("khabar.cli",),
 }
 
