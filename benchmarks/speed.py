@@ -53,7 +53,7 @@ SPREAD = 0.6  # sigma of the log-normal lengths
 
 
 class Bf16Encoder(nn.Module):
-    """An encoder under bfloat16 autocast on the CPU: measured here, not part of khabar."""
+    """An encoder under bfloat16 autocast on the CPU, the heads in float32."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

@@ -137,6 +137,21 @@ def test_impossible_batches_are_refused(tagger):
         list(tagger.tag_many(["a"], batch_pieces=0))
 
 
+def test_bfloat16_is_asked_for_and_changes_scores_a_little(tiny_model_folder):
+    exact, rough = (load(tiny_model_folder, device="cpu", precision=precision) for precision in ("fp32", "bf16"))
+    scores = [list(tagger.tag(TEXTS[3]).topic_scores.values()) for tagger in (exact, rough)]
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
+    assert load(tiny_model_folder, device="cpu").tag(TEXTS[3]) == exact.tag(TEXTS[3])
+
+
+def test_an_unknown_precision_is_refused(tiny_model_folder):
+    with pytest.raises(KhabarError, match="precision is 'fp8', must be one of auto, fp32, bf16"):
+        load(tiny_model_folder, precision="fp8")
+    with pytest.raises(KhabarError, match="an exported model has its own"):
+        load(tiny_model_folder, runtime="onnx", precision="bf16")
+
+
 def test_results_as_json_are_what_score_writes(tagger):
     row = tagger.tag(Article(text=TEXTS[0], id="a1")).to_json()
     assert list(row) == [
