@@ -16,7 +16,7 @@ import khabar
 from khabar.cli import app
 from khabar.models.article import Article, Entity
 from khabar.models.errors import DeviceError, KhabarError, MissingExtraError, ModelFolderError
-from khabar.models.folder import load_model
+from khabar.models.folder import load_model, save_model
 
 onnx = pytest.importorskip("onnx", reason="needs khabar[onnx]")
 pytest.importorskip("onnxruntime", reason="needs khabar[onnx]")
@@ -122,16 +122,33 @@ def test_the_command_exports_and_scores(tiny_model_folder, tmp_path):
         assert one["topic_scores"] == pytest.approx(other["topic_scores"], abs=1e-3)
 
 
-@pytest.mark.slow
-def test_the_embedded_model_passes_in_int8(examples, tmp_path):
-    sample = tmp_path / "sample.jsonl"
-    sample.write_bytes((examples / "corpus" / "dev.jsonl").read_bytes())
-    done = run("export", "embedded", tmp_path / "int8", "--int8", "--sample", sample)
+def test_a_sure_model_passes_in_int8(tiny_model_folder, examples, tmp_path):
+    model, tokenizer = load_model(tiny_model_folder)
+    with torch.no_grad():
+        for parameter in (*model.topic_head.parameters(), *model.entity_head.parameters()):
+            parameter.mul_(0.01)
+        model.topic_head.out.bias += 3
+        model.entity_head.tags.bias[1] += 3  # every word begins an entity of the first label
+    save_model(model, tokenizer, tiny_model_folder)
+    sample = examples / "corpus" / "dev.jsonl"
+    done = run("export", tiny_model_folder, tmp_path / "int8", "--int8", "--sample", sample)
     assert done.exit_code == 0, done.stderr
     record = json.loads((tmp_path / "int8" / "export.json").read_text(encoding="utf-8"))
     assert (record["precision"], record["gate"]["topics"]["gold"]) == ("int8", "labels")
     assert 0 < record["gate"]["largest_shift"] < 0.05
     assert khabar.load(tmp_path / "int8", runtime="onnx").tag("وصل وزير الدفاع العراقي إلى كركوك.").entities
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_refused_in_int8_and_passes_in_float32(examples, tmp_path):
+    sample = examples / "corpus" / "dev.jsonl"
+    done = run("export", "embedded", tmp_path / "int8", "--int8", "--sample", sample)
+    assert done.exit_code == 2
+    assert "int8 is refused on these 29 articles" in done.stderr
+    assert not (tmp_path / "int8").exists()
+    done = run("export", "embedded", tmp_path / "fp32", "--sample", sample)
+    assert done.exit_code == 0, done.stderr
+    assert khabar.load(tmp_path / "fp32", runtime="onnx").tag("وصل وزير الدفاع العراقي إلى كركوك.").entities
 
 
 # --- the gate

@@ -58,7 +58,7 @@ class ArticleBody(_Body):
     entities: list[EntityBody]
     characters: int = Field(ge=0, examples=[len(_TEXT)])
     characters_read: int = Field(ge=0, examples=[len(_TEXT)])
-    model: str = Field(examples=["khabar-mini 1.1"])
+    model: str = Field(examples=["khabar-mini 2.0"])
 
 
 class TagAnswer(_Body):
@@ -78,7 +78,7 @@ class LimitsBody(_Body):
 class ModelAnswer(_Body):
     """The model that answers, and the limits of a request."""
 
-    model: str = Field(description="Name and version, as results carry them.", examples=["khabar-mini 1.1"])
+    model: str = Field(description="Name and version, as results carry them.", examples=["khabar-mini 2.0"])
     khabar: str = Field(description="Version of khabar.", examples=["0.2.0"])
     device: str = Field(examples=["cpu"])
     topics: list[str] = Field(examples=[["attack", "statement"]])
