@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,9 +30,7 @@ import psutil
 import torch
 from contest import MB, Contest, seconds_of
 from pipelines import Pipelines, agreement
-from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedTokenizerFast
-from transformers.modeling_outputs import BaseModelOutput
 
 from khabar.inference.gate import compare
 from khabar.inference.results import TaggedArticle
@@ -50,20 +47,6 @@ BATCH_SIZES = (1, 8, 32)  # tried for the pipelines
 CHECKED = 200  # articles on which decisions are compared
 SHORTEST, LONGEST = 30, 1200  # words
 SPREAD = 0.6  # sigma of the log-normal lengths
-
-
-class Bf16Encoder(nn.Module):
-    """An encoder under bfloat16 autocast on the CPU, the heads in float32."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
-        """Encode in bfloat16 and give the states in float32."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return BaseModelOutput(last_hidden_state=states.float())
 
 
 def varied(texts: Sequence[str], n: int, mean_words: int) -> Iterator[str]:
@@ -110,9 +93,7 @@ def measure(shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence
     contest.run("(d) khabar's engine", model.encoder, partial(_tag, tagger))
     others: dict[str, Tagger] = {}
     if device.type == "cpu":
-        lowered = deepcopy(model)
-        lowered.encoder = Bf16Encoder(lowered.encoder)
-        others["(d) with the encoder in bfloat16"] = Tagger(lowered, tagger.tokenizer)
+        others["(d) in bfloat16"] = Tagger(model, tagger.tokenizer, bf16=True)
     others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
     checked = [Article(text=text) for text in texts[:CHECKED]]
     reports = {}

@@ -27,9 +27,6 @@ class LinearChainCRF(nn.Module):
         n_labels: Number of entity labels; there are 1 + 2 * n_labels tags.
     """
 
-    legal_starts: Tensor
-    legal_transitions: Tensor
-
     def __init__(self, n_labels: int) -> None:
         super().__init__()
         size = tags.n_tags(n_labels)

@@ -18,8 +18,6 @@ PROCLITICS: frozenset[str] = frozenset(
 )
 MAX_PROCLITICS = max(map(len, PROCLITICS))
 
-MAX_PROCLITICS = max(map(len, PROCLITICS))
-
 _VISIBLE_MARK = f"{cleaning.MARK}\u0300-\u036f\u20d0-\u20ff\ufe20-\ufe2f"
 # Soft hyphen, joiners, variation selectors: unseen, they join the letters around them.
 _JOINER = "\u00ad\u200c\u200d\u2060\ufe00-\ufe0f"

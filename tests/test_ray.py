@@ -10,13 +10,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from fakes import FakeTagger
 from typer.testing import CliRunner
 
 from khabar.cli import app
 from khabar.inference.part import errors_path
 from khabar.inference.ray_cluster import RayOptions
 from khabar.inference.ray_engine import check_results_folder, score_sources_on_ray
-from khabar.inference.results import TaggedArticle
 from khabar.inference.score import ScoreOptions, score_sources
 from khabar.inference.sources import open_sources
 from khabar.inference.stretches import (
@@ -49,24 +49,6 @@ def staging(tmp_path):
     staging = Staging(folder=tmp_path / "out.jsonl.partial", ending=".jsonl")
     staging.make()
     return staging
-
-
-class FakeTagger:
-    def tag_chunks(self, chunks):
-        for chunk in chunks:
-            yield [
-                TaggedArticle(
-                    id=article.id,
-                    text=article.text,
-                    topics=(),
-                    topic_scores={},
-                    segments=(),
-                    entities=(),
-                    characters_read=len(article.text),
-                    model="fake 1.0",
-                )
-                for article in chunk
-            ]
 
 
 def write_rows(path, rows):

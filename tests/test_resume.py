@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import nothing_found
 
 from khabar.inference import planning
 from khabar.inference.part import Done, PartFiles, errors_path
-from khabar.inference.results import TaggedArticle
 from khabar.inference.run_identity import model_digest
 from khabar.inference.score import ScoreOptions, score_sources
 from khabar.inference.sources import open_sources
 from khabar.models.errors import KhabarError
 
-SCRIPT = Path(__file__).parent / "data" / "killed_run.py"
+SCRIPT = Path(__file__).parent / "support" / "killed_run.py"
 
 
 @pytest.fixture
@@ -45,19 +45,7 @@ class Tagger:
             if number == self.n_chunks:
                 raise self.error
             self.n_articles += len(chunk)
-            yield [
-                TaggedArticle(
-                    id=article.id,
-                    text=article.text,
-                    topics=(),
-                    topic_scores={},
-                    segments=(),
-                    entities=(),
-                    characters_read=len(article.text),
-                    model="fake 1.0",
-                )
-                for article in chunk
-            ]
+            yield [nothing_found(article) for article in chunk]
 
 
 def text(number):

@@ -1,16 +1,14 @@
 """Reading compressed files and streams: whole, cut off, damaged, dripping, and very much larger inside."""
 
-import csv
 import gzip
 import io
-import json
 import os
 import struct
 import threading
 import tracemalloc
-from pathlib import Path
 
 import pytest
+from inputs import csv_table, json_lines, rows_of, write
 
 from khabar.inference.compressed import decompressed
 from khabar.inference.sources import BadRow, open_sources, read_rows
@@ -21,29 +19,6 @@ zstandard = pytest.importorskip("zstandard")
 
 TEXT = "أعلنت الوزارة، الأحد، عن لقاء.\r\nوقال المتحدث: «لا تعليق»."
 PACK = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
-
-
-def rows_of(*inputs: str | Path, stdin: bytes | io.BufferedIOBase | None = None, **options) -> list[Article | BadRow]:
-    stream = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-    return list(read_rows(open_sources(inputs, **options), stdin=stream))
-
-
-def json_lines(*rows: object) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def csv_table(*rows: dict[str, str]) -> bytes:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue().encode()
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("ending", PACK)

@@ -1,20 +1,18 @@
 """Reading rows of every format alike, fields by other names, files by a pattern, and rows without end."""
 
-import csv
 import gzip
 import io
-import json
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs import csv_table, json_lines, parquet, rows_of, write
 
 from khabar.inference import csv_rows, text_rows
 from khabar.inference.compressed import capped_lines
 from khabar.inference.fields import FieldNames
-from khabar.inference.sources import BadRow, open_sources, read_rows
+from khabar.inference.sources import BadRow, open_sources
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError, MissingExtraError
 
@@ -24,34 +22,6 @@ zstandard = pytest.importorskip("zstandard")
 
 PACK = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
 BODY = FieldNames(text="body", id="url")
-
-
-def rows_of(*inputs: str | Path, stdin: bytes | io.BufferedIOBase | None = None, **options) -> list[Article | BadRow]:
-    stream = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-    return list(read_rows(open_sources(inputs, **options), stdin=stream))
-
-
-def json_lines(*rows: object) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def csv_table(*rows: dict[str, str]) -> bytes:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue().encode()
-
-
-def parquet(path: Path, columns: dict[str, object], **options) -> Path:
-    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options)
-    return path
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 # Of what a text may hold, half surrogate pairs are no Unicode.

@@ -1,11 +1,10 @@
 """Reading Parquet: types of columns, bad rows, damage, and memory."""
 
 import gzip
-import io
 import os
-from pathlib import Path
 
 import pytest
+from inputs import parquet, rows_of, write
 
 from khabar.inference.sources import BadRow, open_sources, read_rows
 from khabar.models.article import Article, Segment
@@ -13,22 +12,6 @@ from khabar.models.errors import KhabarError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-
-def rows_of(*inputs: str | Path, stdin: bytes | io.BufferedIOBase | None = None, **options) -> list[Article | BadRow]:
-    stream = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-    return list(read_rows(open_sources(inputs, **options), stdin=stream))
-
-
-def parquet(path: Path, columns: dict[str, object], **options) -> Path:
-    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options)
-    return path
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 def test_parquet(tmp_path):

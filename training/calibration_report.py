@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from khabar.training.figures import percent
 from khabar.training.outcomes import (
     Compared,
     Measures,
@@ -194,8 +195,8 @@ def _topic_row(topic: str, one: TopicCalibration) -> list[str]:
         f"{fit.band[0]:.2f}-{fit.band[1]:.2f}" if fit.band else "none",
         *_cells(one.calibration_error),
         *_cells(one.f1),
-        _percent(one.precision.held_out),
-        _percent(one.uncertain.held_out),
+        percent(one.precision.held_out),
+        percent(one.uncertain.held_out),
     ]
 
 
@@ -203,13 +204,13 @@ def _summary_cells(summary: Summary, f1: Measures) -> list[str]:
     return [
         *_cells(summary.calibration_error),
         *_cells(f1),
-        _percent(summary.micro_precision.held_out),
-        _percent(summary.uncertain.held_out),
+        percent(summary.micro_precision.held_out),
+        percent(summary.uncertain.held_out),
     ]
 
 
 def _cells(measures: Measures) -> list[str]:
-    return [_percent(value) for value in (measures.before, measures.after, measures.held_out)]
+    return [percent(value) for value in (measures.before, measures.after, measures.held_out)]
 
 
 def _title(report: CalibrationReport) -> str:
@@ -235,12 +236,8 @@ def _notes(report: CalibrationReport) -> list[str]:
     summary = report.decisions
     outside = summary.reported_right.held_out, summary.absent_right.held_out
     notes.append(
-        f"outside the bands, held out: {_percent(outside[0])} % of what is reported is right, "
-        f"{_percent(outside[1])} % of what is not; inside them are "
-        f"{_percent(summary.errors_uncertain.held_out)} % of the errors"
+        f"outside the bands, held out: {percent(outside[0])} % of what is reported is right, "
+        f"{percent(outside[1])} % of what is not; inside them are "
+        f"{percent(summary.errors_uncertain.held_out)} % of the errors"
     )
     return notes
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

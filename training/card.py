@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 
 from khabar.training.bootstrap import FEWEST_ARTICLES
 from khabar.training.evaluate import parts_of
+from khabar.training.figures import f1_interval, percent
 from khabar.training.provenance import settings_yaml
 
 # Of a label with fewer examples a model has seen little of its variety; the limits name such labels.
@@ -97,8 +98,8 @@ def _scores(metrics: Mapping[str, Any]) -> list[str]:
             [
                 label,
                 f"{row['support']:,}",
-                *(_percent(row[measure]) for measure in ("precision", "recall", "f1")),
-                _interval(row["intervals"]),
+                *(percent(row[measure]) for measure in ("precision", "recall", "f1")),
+                f1_interval(row["intervals"]),
             ]
             for label, row in rows
         ]
@@ -114,9 +115,9 @@ def _seeds(metrics: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             name.replace("_", " "),
-            *(_percent(run["dev"][name]) for run in seeds["runs"]),
-            _percent(seeds["mean"][name]),
-            _percent(seeds["std"][name]),
+            *(percent(run["dev"][name]) for run in seeds["runs"]),
+            percent(seeds["mean"][name]),
+            percent(seeds["std"][name]),
         ]
         for name in seeds["mean"]
     ]
@@ -134,7 +135,7 @@ def _growth(metrics: Mapping[str, Any]) -> list[str]:
     text = f"Grown from `{metrics['settings']['from_model']}`, whose labels were kept."
     if not metrics["growth"]:
         return ["### Known labels", f"{text} They have not been measured."]
-    rows = [[one["label"], _percent(one["before"]), _percent(one["after"])] for one in metrics["growth"]]
+    rows = [[one["label"], percent(one["before"]), percent(one["after"])] for one in metrics["growth"]]
     return ["### Known labels", f"{text} F1 on dev, in percent:", _table(["", "before", "after"], rows)]
 
 
@@ -162,8 +163,8 @@ def _calibration(metrics: Mapping[str, Any]) -> list[str]:
         note = (
             f"Fitted on {report['corpus']} ({report['n_articles']:,} articles), for "
             f"{'the best F1' if aim is None else f'a precision of {aim:g}'}. Expected calibration error: "
-            f"{_percent(error['before'])} % before, {_percent(error['after'])} % after, "
-            f"{_percent(error['held_out'])} % held out. A shared fit is that of all topics together, for a topic with "
+            f"{percent(error['before'])} % before, {percent(error['after'])} % after, "
+            f"{percent(error['held_out'])} % held out. A shared fit is that of all topics together, for a topic with "
             "too few examples."
         )
     header = ["topic", "temperature", "threshold", "uncertain", "gold", "shared"]
@@ -250,14 +251,3 @@ def _reproduction(metrics: Mapping[str, Any]) -> list[str]:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(ends: Mapping[str, Sequence[float]] | None) -> str:
-    if ends is None:
-        return "-"
-    low, high = ends["f1"]
-    return f"{100 * low:.1f} to {100 * high:.1f}"

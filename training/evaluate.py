@@ -17,6 +17,7 @@ from khabar.training.bootstrap import (
     n_articles_with,
     resample,
 )
+from khabar.training.figures import f1_interval, percent
 from khabar.training.metrics import Report, entity_metrics, topic_report
 from khabar.training.predictions import LEVELS, ArticleTagger, Prediction, predict, topic_items, topic_labels
 
@@ -157,13 +158,13 @@ def _table(title: str, part: Report) -> str:
     rows = [(label, part["labels"][label]) for label in part["labels"]]
     rows += [(average, part[average]) for average in ("micro", "macro")]
     cells = [
-        [label, *(_percent(row[key]) for key in names), *(f"{row[key]:,}" for key in _COUNTS)] for label, row in rows
+        [label, *(percent(row[key]) for key in names), *(f"{row[key]:,}" for key in _COUNTS)] for label, row in rows
     ]
     if with_intervals:
         place = header.index(_NAMES["f1"]) + 1
         header.insert(place, "95 % of F1")
         for line, (_, row) in zip(cells, rows, strict=True):
-            line.insert(place, _interval(row["intervals"]))
+            line.insert(place, f1_interval(row["intervals"]))
     widths = [max(len(line[k]) for line in [header, *cells]) for k in range(len(header))]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
@@ -177,14 +178,3 @@ def _table(title: str, part: Report) -> str:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(ends: Mapping[str, Sequence[float]] | None) -> str:
-    if ends is None:
-        return "-"
-    low, high = ends["f1"]
-    return f"{100 * low:.1f} to {100 * high:.1f}"

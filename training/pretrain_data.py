@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -147,12 +148,17 @@ class PieceBatches:
     def batch(self, step: int, process: int = 0, n_processes: int = 1) -> Tensor:
         """Give one process's share of a step's batch: (rows of this process, length) int64."""
         number, position = divmod(step, self.steps_a_pass)
-        generator = np.random.default_rng((self.seed, number))
-        start = generator.integers(self.length)
-        order = generator.permutation(len(self.stream) // self.length - 1)
+        start, order = _layout(self.seed, number, self.length, len(self.stream) // self.length - 1)
         chosen = order[position * self.rows : (position + 1) * self.rows][process::n_processes]
         rows = [self.stream[start + row * self.length :][: self.length] for row in chosen]
         return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+@lru_cache(maxsize=2)
+def _layout(seed: int, number: int, length: int, n_rows: int) -> tuple[int, NDArray[np.int64]]:
+    """Where a pass's rows start, and their order; kept, since every step of the pass asks for it."""
+    generator = np.random.default_rng((seed, number))
+    return int(generator.integers(length)), generator.permutation(n_rows)
 
 
 def held_out(stream: NDArray[np.integer], share: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:

@@ -10,32 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+from fakes import FakeTagger
+
 from khabar.inference import part, planning
-from khabar.inference.results import TaggedArticle
 from khabar.inference.score import ScoreOptions, score_sources
 from khabar.inference.sources import open_sources
 
 MODEL, INPUT, OUTPUT, MOMENTS = sys.argv[1:]
 planning.LOOK_AHEAD = 8
 OUT = Path(OUTPUT)
-
-
-class FakeTagger:
-    def tag_chunks(self, chunks):
-        for chunk in chunks:
-            yield [
-                TaggedArticle(
-                    id=article.id,
-                    text=article.text,
-                    topics=(),
-                    topic_scores={},
-                    segments=(),
-                    entities=(),
-                    characters_read=len(article.text),
-                    model="fake 1.0",
-                )
-                for article in chunk
-            ]
 
 
 if MODEL == "fake":
