@@ -1,0 +1,1 @@
+"""Reads and writes labelled articles in the formats of other tools."""
