@@ -5,9 +5,12 @@ Knows model outputs and encoded articles; knows nothing of how they were batched
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 
-from torch import Tensor
+import numpy as np
 
 from khabar.inference.results import Entity, Segment, TaggedArticle, Topic
 from khabar.models.batch import Batch
@@ -15,7 +18,7 @@ from khabar.models.config import KhabarConfig
 from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import EncodedArticle
 from khabar.models.model import KhabarOutput
-from khabar.models.tags import spans_from_tags
+from khabar.models.tags import spans_from_paths
 from khabar.models.words import after_proclitics, proclitic_length
 
 
@@ -39,57 +42,83 @@ def decode(
         crf: The model's CRF.
         config: The model's labels, temperatures, thresholds and bands.
     """
+    labels = _Labels.of(config)
     # A topic's segments and article share a temperature: the article's score stays that of its best segment.
-    temperatures = output.segment_topic_logits.new_tensor([config.topic_temperatures[topic] for topic in config.topics])
-    segment_scores = (output.segment_topic_logits / temperatures).sigmoid().cpu()
-    article_scores = (output.article_topic_logits / temperatures).sigmoid().cpu()
-    paths = crf.viterbi(output.emissions, batch.word_mask)
-    probabilities = crf.entity_probabilities(output.emissions, batch.word_mask, paths).cpu()
-    paths, proclitics = paths.cpu(), output.proclitic_logits.cpu()
+    temperatures = output.segment_topic_logits.new_tensor([config.topic_temperatures[topic] for topic in labels.topics])
+    segment_scores = (output.segment_topic_logits / temperatures).sigmoid().tolist()
+    article_scores = (output.article_topic_logits / temperatures).sigmoid().tolist()
+    spans = spans_from_paths(crf.viterbi(output.emissions, batch.word_mask))
+    probabilities = crf.entity_probabilities(output.emissions, batch.word_mask, spans)
+    # (n_spans, lengths) of the proclitics on each entity's first word, most probable first.
+    proclitics = output.proclitic_logits[spans[:, 0], spans[:, 1]].argsort(dim=-1, descending=True)
+    found = _FoundEntities(
+        spans=spans.tolist(), probabilities=probabilities.tolist(), proclitics=proclitics.tolist(), labels=labels
+    )
     results = []
     first = 0  # row of the article's first segment
-    for row, (text, id_, article) in enumerate(zip(texts, ids, encoded, strict=True)):
-        rows = slice(first, first + len(article.segments))
-        first = rows.stop
-        segments = _segments(article, segment_scores[rows], config)
-        scores = dict(zip(config.topics, article_scores[row].tolist(), strict=True))
+    for text, id_, article, article_row in zip(texts, ids, encoded, article_scores, strict=True):
+        stop = first + len(article.segments)
+        segments = _segments(article, segment_scores[first:stop], labels)
+        scores = dict(zip(labels.topics, article_row, strict=True))
         results.append(
             TaggedArticle(
                 id=id_,
                 text=text,
-                topics=_topics(scores, segments, config),
-                uncertain=_uncertain(scores, config),
+                topics=_topics(scores, segments, labels),
+                uncertain=_uncertain(scores, labels),
                 topic_scores=scores,
                 segments=segments,
-                entities=_entities(text, article, paths[rows], probabilities[rows], proclitics[rows], config),
+                entities=found.of(text, article, first),
                 characters_read=article.n_characters,
-                model=config.full_name,
+                model=labels.model,
             )
         )
+        first = stop
     return results
 
 
-def _reported(scores: dict[str, float], config: KhabarConfig) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What decoding needs of a config. Each look into a transformers config costs microseconds."""
+
+    topics: Sequence[str]
+    thresholds: Mapping[str, float]
+    bands: Mapping[str, Sequence[float]]
+    entities: Sequence[str]
+    model: str
+
+    @classmethod
+    def of(cls, config: KhabarConfig) -> _Labels:
+        return cls(
+            topics=config.topics,
+            thresholds=config.topic_thresholds,
+            bands=config.topic_bands,
+            entities=config.entity_labels,
+            model=config.full_name,
+        )
+
+
+def _reported(scores: Mapping[str, float], labels: _Labels) -> list[str]:
     """Topics at or above their thresholds, most probable first."""
-    reported = [label for label, score in scores.items() if score >= config.topic_thresholds[label]]
+    reported = [label for label, score in scores.items() if score >= labels.thresholds[label]]
     return sorted(reported, key=lambda label: -scores[label])
 
 
-def _uncertain(scores: dict[str, float], config: KhabarConfig) -> tuple[str, ...]:
+def _uncertain(scores: Mapping[str, float], labels: _Labels) -> tuple[str, ...]:
     """Topics whose probability is inside their band, most probable first."""
-    inside = [label for label, (low, high) in config.topic_bands.items() if low <= scores[label] < high]
+    inside = [label for label, (low, high) in labels.bands.items() if low <= scores[label] < high]
     return tuple(sorted(inside, key=lambda label: -scores[label]))
 
 
-def _segments(article: EncodedArticle, segment_scores: Tensor, config: KhabarConfig) -> tuple[Segment, ...]:
+def _segments(article: EncodedArticle, rows: Sequence[Sequence[float]], labels: _Labels) -> tuple[Segment, ...]:
     segments = []
-    for (start, end), row in zip(article.segments, segment_scores.tolist(), strict=True):
-        scores = dict(zip(config.topics, row, strict=True))
-        segments.append(Segment(start=start, end=end, topics=tuple(_reported(scores, config)), scores=scores))
+    for (start, end), row in zip(article.segments, rows, strict=True):
+        scores = dict(zip(labels.topics, row, strict=True))
+        segments.append(Segment(start=start, end=end, topics=tuple(_reported(scores, labels)), scores=scores))
     return tuple(segments)
 
 
-def _topics(scores: dict[str, float], segments: Sequence[Segment], config: KhabarConfig) -> tuple[Topic, ...]:
+def _topics(scores: Mapping[str, float], segments: Sequence[Segment], labels: _Labels) -> tuple[Topic, ...]:
     # An article's score is its best segment's: whatever reaches the threshold has a segment that shows it.
     return tuple(
         Topic(
@@ -97,45 +126,48 @@ def _topics(scores: dict[str, float], segments: Sequence[Segment], config: Khaba
             score=scores[label],
             segments=tuple(index for index, segment in enumerate(segments) if label in segment.topics),
         )
-        for label in _reported(scores, config)
+        for label in _reported(scores, labels)
     )
 
 
-def _entities(
-    text: str,
-    article: EncodedArticle,
-    paths: Tensor,
-    probabilities: Tensor,
-    proclitics: Tensor,
-    config: KhabarConfig,
-) -> tuple[Entity, ...]:
-    """Read an article's entities, segment by segment, and cut joined proclitics off their first words."""
-    entities = []
-    words = iter(article.words)
-    counts = [0] * len(article.segments)
-    for segment in article.word_segments.tolist():
-        counts[segment] += 1
-    for row, n_words in enumerate(counts):
-        spans = [next(words) for _ in range(n_words)]
-        for first, stop, label in spans_from_tags(paths[row, :n_words].tolist()):
-            start = _without_proclitics(text, spans[first], proclitics[row, first])
-            end = spans[stop - 1][1]
+@dataclass(frozen=True, kw_only=True)
+class _FoundEntities:
+    """The entities of a batch, one after the other, by segment and word."""
+
+    spans: Sequence[Sequence[int]]  # segment row, first word, word past the last, label
+    probabilities: Sequence[float]
+    proclitics: Sequence[Sequence[int]]
+    labels: _Labels
+
+    def of(self, text: str, article: EncodedArticle, first_row: int) -> tuple[Entity, ...]:
+        """Give those of an article whose first segment has a row, joined proclitics cut off their first words."""
+        stop_row = first_row + len(article.segments)
+        begin = bisect_left(self.spans, first_row, key=itemgetter(0))
+        end = bisect_left(self.spans, stop_row, begin, key=itemgetter(0))
+        # Where each segment's words begin among the article's.
+        first_words = np.searchsorted(article.word_segments, np.arange(len(article.segments))).tolist()
+        entities = []
+        for index in range(begin, end):
+            row, first, stop, label = self.spans[index]
+            before = first_words[row - first_row]
+            last = article.words[before + stop - 1][1]
+            start = _without_proclitics(text, article.words[before + first], self.proclitics[index])
             entities.append(
                 Entity(
-                    label=config.entity_labels[label],
+                    label=self.labels.entities[label],
                     start=start,
-                    end=end,
-                    text=text[start:end],
-                    score=float(probabilities[row, first]),
+                    end=last,
+                    text=text[start:last],
+                    score=self.probabilities[index],
                 )
             )
-    return tuple(entities)
+        return tuple(entities)
 
 
-def _without_proclitics(text: str, word: tuple[int, int], logits: Tensor) -> int:
+def _without_proclitics(text: str, word: tuple[int, int], lengths: Sequence[int]) -> int:
     """Where the name starts in its first word: behind the most probable number of letters that may stand there."""
     start, end = word
-    for n_letters in logits.argsort(descending=True).tolist():
+    for n_letters in lengths:
         if n_letters == 0:
             return start
         behind = after_proclitics(text, start, n_letters)

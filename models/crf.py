@@ -117,37 +117,27 @@ class LinearChainCRF(nn.Module):
         return ((alphas + betas - log_partition[:, None, None]).exp() * mask[..., None]).float()
 
     @torch.no_grad()
-    def entity_probabilities(self, emissions: Tensor, mask: Tensor, path: Tensor) -> Tensor:
-        """Probability that each entity of a path stands exactly so: its label, its first and its last word.
+    def entity_probabilities(self, emissions: Tensor, mask: Tensor, spans: Tensor) -> Tensor:
+        """Probability that each entity stands exactly so: its label, its first and its last word.
 
         The entity ending at word j of label k has probability P(B, I, …, I up to j, and no I-k at j + 1).
 
         Args:
             emissions: (n_sequences, n_words, n_tags).
             mask: (n_sequences, n_words) bool, True for real words.
-            path: (n_sequences, n_words) legal tag indices, such as `viterbi` gives.
+            spans: (n_spans, 4) sequence, first word, word past the last, label, as `tags.spans_from_paths` gives.
 
         Returns:
-            (n_sequences, n_words); the value at an entity's first word is the entity's probability,
-            every other word is zero.
+            (n_spans,).
         """
-        result = emissions.new_zeros(emissions.shape[:2], dtype=torch.float)
-        named = (path != tags.OUTSIDE).any(dim=-1)
-        if bool(named.any()):  # most of the work is for sequences that name something
-            result[named] = self._entity_probabilities(emissions[named].double(), mask[named], path[named])
-        return result
-
-    def _entity_probabilities(self, emissions: Tensor, mask: Tensor, path: Tensor) -> Tensor:
+        if not len(spans):
+            return emissions.new_zeros(0, dtype=torch.float)
+        row, first, stop, label = spans.T
+        named, row = row.unique(return_inverse=True)  # most of the work is for sequences that name something
+        emissions, mask = emissions[named].double(), mask[named]
         _, transition, end = self.scores(torch.double)
         alphas, betas, log_partition = self._alphas_and_betas(emissions, mask)
         n_sequences, n_words, _ = emissions.shape
-        result = emissions.new_zeros((n_sequences, n_words))
-        spans = [
-            (row, first, stop, label)
-            for row, row_path in enumerate(path.tolist())
-            for first, stop, label in tags.spans_from_tags(row_path)
-        ]
-        row, first, stop, label = torch.tensor(spans, device=emissions.device).T
         begin, inside = 1 + 2 * label, 2 + 2 * label
         # Score of staying inside label k at each word, summed from the left: differences give any span's inner score.
         stay = emissions[..., 2::2] + transition.diagonal()[2::2]
@@ -164,8 +154,7 @@ class LinearChainCRF(nn.Module):
         onward = transition[last_tag] + emissions[row, following] + betas[row, following]
         onward = onward.scatter(1, inside[:, None], IMPOSSIBLE)
         tail = torch.where(has_next, torch.logsumexp(onward, dim=-1), end[last_tag])
-        result[row, first] = (log_span + tail - log_partition[row]).exp().clamp(max=1.0)
-        return result.float()
+        return (log_span + tail - log_partition[row]).exp().clamp(max=1.0).float()
 
     def _alphas(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Log-sums over path prefixes that end in each tag: (n_sequences, n_words, n_tags)."""

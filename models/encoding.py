@@ -76,7 +76,7 @@ def encode_articles(
 
 
 def _encode(text: str, ids: list[int], offsets: list[Span], segments: Sequence[Span]) -> EncodedArticle:
-    piece_starts = np.array([start for start, _ in offsets], dtype=np.int64)
+    piece_starts = _starts(offsets)
     words = split_words(text)
     piece_words = _containing(piece_starts, words)
     kept, word_pieces = np.unique(piece_words, return_index=True)
@@ -94,8 +94,11 @@ def _encode(text: str, ids: list[int], offsets: list[Span], segments: Sequence[S
 
 def _containing(positions: NDArray[np.int64], spans: Sequence[Span]) -> NDArray[np.int64]:
     """Index of the span each position lies in; between spans, the one before; before all, the first."""
-    starts = np.array([start for start, _ in spans], dtype=np.int64)
-    return np.clip(np.searchsorted(starts, positions, side="right") - 1, 0, None)
+    return np.clip(np.searchsorted(_starts(spans), positions, side="right") - 1, 0, None)
+
+
+def _starts(spans: Sequence[Span]) -> NDArray[np.int64]:
+    return np.array(next(zip(*spans, strict=True), ()), dtype=np.int64)
 
 
 def _check_unicode(text: str) -> None:

@@ -42,13 +42,14 @@ def split_segments(text: str, *, max_words: int = MAX_WORDS) -> list[Span]:
     if max_words < 1:
         raise ValueError(f"max_words must be at least 1, got {max_words}")
     segments: list[Span] = []
-    for line in _LINE.finditer(text):
-        words = [word.span() for word in _WORD.finditer(text, line.start(), line.end())]
-        if len(words) <= min(LONG_LINE, max_words):
-            groups = [words] if words else []
-        else:
-            groups = _grouped_sentences(text, words)
-        for group in groups:
+    for match in _LINE.finditer(text):
+        line = match.group()
+        if len(line.split()) <= min(LONG_LINE, max_words):
+            start = match.end() - len(line.lstrip())
+            segments += [(start, start + len(line.strip()))] if line.strip() else []
+            continue
+        words = [word.span() for word in _WORD.finditer(text, match.start(), match.end())]
+        for group in _grouped_sentences(text, words):
             segments.extend((part[0][0], part[-1][1]) for part in _equal_parts(group, max_words))
     return segments
 

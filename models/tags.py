@@ -34,11 +34,6 @@ def tag_label(tag: int) -> int:
     return (tag - 1) // 2
 
 
-def is_begin(tag: int) -> bool:
-    """Tell whether a tag opens an entity."""
-    return tag % 2 == 1
-
-
 def tag_names(entity_labels: Sequence[str]) -> list[str]:
     """Name every tag in index order: O, B-first, I-first, B-second, …"""
     return ["O", *(f"{prefix}-{label}" for label in entity_labels for prefix in "BI")]
@@ -67,24 +62,29 @@ def legal_transitions(n_labels: int) -> Tensor:
     return opens_or_outside | same_label
 
 
-def spans_from_tags(tags: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Read the entities off a legal tag path.
+def spans_from_paths(paths: Tensor) -> Tensor:
+    """Read the entities off legal tag paths.
+
+    Args:
+        paths: (n_sequences, n_words) tag indices, O at padded words.
 
     Returns:
-        (first word, word past the last, label) for each entity, in order.
+        (n_spans, 4) sequence, first word, word past the last, label; by sequence, then by first word.
 
     Raises:
         ValueError: If an I tag does not continue an entity of its label.
     """
-    spans: list[tuple[int, int, int]] = []
-    for position, tag in enumerate(tags):
-        if tag == OUTSIDE:
-            continue
-        label = tag_label(tag)
-        if is_begin(tag):
-            spans.append((position, position + 1, label))
-        elif spans and spans[-1][1:] == (position, label):
-            spans[-1] = (spans[-1][0], position + 1, label)
-        else:
-            raise ValueError(f"tag {tag} at word {position} continues no entity of label {label}")
-    return spans
+    n_sequences, n_words = paths.shape
+    before = torch.cat([paths.new_full((n_sequences, 1), OUTSIDE), paths], dim=1)[:, :n_words]
+    inside = (paths != OUTSIDE) & (paths % 2 == 0)
+    lost = inside & ((before == OUTSIDE) | ((before - 1) // 2 != (paths - 1) // 2))
+    if bool(lost.any()):
+        row, position = lost.nonzero()[0].tolist()
+        tag = int(paths[row, position])
+        raise ValueError(f"tag {tag} at word {position} continues no entity of label {tag_label(tag)}")
+    begins = paths % 2 == 1
+    # An entity ends where the next word does not stay inside it; both lists are in the same order.
+    ends = (paths != OUTSIDE) & ~torch.cat([inside, inside.new_zeros((n_sequences, 1))], dim=1)[:, 1:]
+    rows, firsts = begins.nonzero().T
+    stops = ends.nonzero()[:, 1] + 1
+    return torch.stack([rows, firsts, stops, (paths[rows, firsts] - 1) // 2], dim=1)

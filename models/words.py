@@ -39,8 +39,11 @@ _STANDING = (
     f"(?:{'|'.join(_GONE.join(map(re.escape, piece)) for piece in cleaning.STANDING)})"
     rf"(?:(?:{_GONE}\])+(?={_GONE}\]))?"
 )
+# Most words: Arabic letters alone, with nothing behind that could belong to them. Found twice as fast.
+_PLAIN = f"[{cleaning.ARABIC}]+(?=[ \n،.]|$)"
 _WORD = re.compile(
-    f"{_BEFORE}{_STANDING}{_AFTER}"
+    f"{_PLAIN}"
+    f"|{_BEFORE}{_STANDING}{_AFTER}"
     f"|{_BEFORE}(?:{_INNER}{_MARKS})*{_ALNUM}{_AFTER}"
     f"|{_BEFORE}[^{_VISIBLE_MARK}{_INVISIBLE}]{_AFTER}"
     f"|[{_VISIBLE_MARK}]{_AFTER}"

@@ -113,20 +113,18 @@ def test_an_entitys_probability_is_that_of_all_paths_that_hold_exactly_it(seed):
     crf = random_crf(seed)
     emissions, mask = random_batch(seed)
     paths = torch.tensor([[1, 2, 2, 1], [3, 0, 0, 0], [0, 3, 4, 0], [1, 3, 0, 0]])
-    probabilities = crf.entity_probabilities(emissions, mask, paths)
-    n_checked = 0
-    for row, length in enumerate(LENGTHS):
-        scores = {path: path_score(crf, emissions[row], path) for path in legal_paths(length)}
-        everything = log_sum(scores.values())
-        spans = tags.spans_from_tags(paths[row, :length].tolist())
-        for span in spans:
-            holding = [score for path, score in scores.items() if span in tags.spans_from_tags(path)]
-            expected = math.exp(log_sum(holding) - everything)
-            assert float(probabilities[row, span[0]]) == pytest.approx(expected, abs=1e-5)
-            n_checked += 1
-        firsts = {first for first, _, _ in spans}
-        assert all(probabilities[row, word] == 0 for word in range(max(LENGTHS)) if word not in firsts)
-    assert n_checked == 6
+    spans = tags.spans_from_paths(paths)
+    probabilities = crf.entity_probabilities(emissions, mask, spans)
+    assert len(spans) == len(probabilities) == 6
+    for (row, *span), probability in zip(spans.tolist(), probabilities.tolist(), strict=True):
+        scores = {path: path_score(crf, emissions[row], path) for path in legal_paths(LENGTHS[row])}
+        holding = [score for path, score in scores.items() if span in spans_of(path)]
+        expected = math.exp(log_sum(holding) - log_sum(scores.values()))
+        assert probability == pytest.approx(expected, abs=1e-5)
+
+
+def spans_of(path):
+    return [span for _, *span in tags.spans_from_paths(torch.tensor([path])).tolist()]
 
 
 def test_padding_changes_nothing():
@@ -149,15 +147,16 @@ def test_a_sequence_without_words_costs_nothing():
     allowed = torch.ones_like(emissions, dtype=torch.bool)
     assert float(crf.loss(emissions, mask, allowed)) == 0.0
     assert crf.viterbi(emissions, mask).tolist() == [[0]]
-    assert not crf.entity_probabilities(emissions, mask, torch.zeros(1, 1, dtype=torch.long)).any()
+    assert crf.entity_probabilities(emissions, mask, torch.zeros(0, 4, dtype=torch.long)).shape == (0,)
 
 
 def test_long_sequences_stay_finite():
     crf = random_crf()
     emissions = 20 * torch.randn(2, 500, tags.n_tags(N_LABELS))
     mask = torch.ones(2, 500, dtype=torch.bool)
-    path = crf.viterbi(emissions, mask)
-    probabilities = crf.entity_probabilities(emissions, mask, path)
+    spans = tags.spans_from_paths(crf.viterbi(emissions, mask))
+    probabilities = crf.entity_probabilities(emissions, mask, spans)
+    assert len(spans)
     assert torch.isfinite(probabilities).all()
     assert float(probabilities.max()) <= 1.0
     torch.testing.assert_close(crf.marginals(emissions, mask).sum(-1), torch.ones(2, 500))
