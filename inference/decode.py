@@ -1,6 +1,6 @@
 """Turns a batch's logits into topics, evidence segments and entity spans of the raw text.
 
-Knows model outputs and encoded articles; knows nothing of how they were batched for speed.
+Knows model outputs and encoded articles; knows nothing of batches or devices.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from khabar.inference.results import Entity, Segment, TaggedArticle, Topic
-from khabar.models.batch import Batch
+from khabar.models.article import Article
 from khabar.models.config import KhabarConfig
 from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import EncodedArticle
@@ -22,54 +25,108 @@ from khabar.models.tags import spans_from_paths
 from khabar.models.words import after_proclitics, proclitic_length
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What reading results needs of a model's config.
+
+    Attributes:
+        topics: Topics, in the order of their logits.
+        temperatures: What each topic's logit is divided by, in that order.
+        thresholds: Probability from which a topic is reported.
+        bands: Topics' bands of uncertainty, low and high.
+        entities: Entity labels, in the order of their tags.
+        model: Name and version of the model.
+    """
+
+    topics: Sequence[str]
+    temperatures: Sequence[float]
+    thresholds: Mapping[str, float]
+    bands: Mapping[str, Sequence[float]]
+    entities: Sequence[str]
+    model: str
+
+    @classmethod
+    def of(cls, config: KhabarConfig) -> Labels:
+        """Take them from a config. Each look into a transformers config costs microseconds: once is enough."""
+        return cls(
+            topics=list(config.topics),
+            temperatures=[config.topic_temperatures[topic] for topic in config.topics],
+            thresholds=dict(config.topic_thresholds),
+            bands=dict(config.topic_bands),
+            entities=list(config.entity_labels),
+            model=config.full_name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits:
+    """What one forward pass gives, in the computer's own memory, as arrays that processes can send to one another.
+
+    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words.
+    """
+
+    segment_topics: NDArray[np.float32]
+    article_topics: NDArray[np.float32]
+    emissions: NDArray[np.float32]
+    proclitics: NDArray[np.float32]
+    word_mask: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, output: KhabarOutput, word_mask: Tensor) -> Logits:
+        """Take a model's output and a batch's mask, both on the CPU; nothing is copied but bfloat16."""
+        return cls(
+            segment_topics=output.segment_topic_logits.float().numpy(),
+            article_topics=output.article_topic_logits.float().numpy(),
+            emissions=output.emissions.float().numpy(),
+            proclitics=output.proclitic_logits.float().numpy(),
+            word_mask=word_mask.numpy(),
+        )
+
+
 def decode(
-    texts: Sequence[str],
-    ids: Sequence[str | None],
+    articles: Sequence[Article],
     encoded: Sequence[EncodedArticle],
-    batch: Batch,
-    output: KhabarOutput,
+    logits: Logits,
     crf: LinearChainCRF,
-    config: KhabarConfig,
+    labels: Labels,
 ) -> list[TaggedArticle]:
     """Read the results of one forward pass.
 
     Args:
-        texts: Raw texts of the batch's articles.
-        ids: Their ids.
-        encoded: The articles that `batch` was collated from, in the same order.
-        batch: The batch, on the output's device.
-        output: What the model gave for it.
-        crf: The model's CRF.
-        config: The model's labels, temperatures, thresholds and bands.
+        articles: The batch's articles.
+        encoded: The same, as they were collated.
+        logits: What the model gave for them.
+        crf: The model's CRF, on the CPU.
+        labels: The model's labels, temperatures, thresholds and bands.
     """
-    labels = _Labels.of(config)
     # A topic's segments and article share a temperature: the article's score stays that of its best segment.
-    temperatures = output.segment_topic_logits.new_tensor([config.topic_temperatures[topic] for topic in labels.topics])
-    segment_scores = (output.segment_topic_logits / temperatures).sigmoid().tolist()
-    article_scores = (output.article_topic_logits / temperatures).sigmoid().tolist()
-    spans = spans_from_paths(crf.viterbi(output.emissions, batch.word_mask))
-    probabilities = crf.entity_probabilities(output.emissions, batch.word_mask, spans)
+    temperatures = torch.tensor(labels.temperatures)
+    segment_scores = (torch.from_numpy(logits.segment_topics) / temperatures).sigmoid().tolist()
+    article_scores = (torch.from_numpy(logits.article_topics) / temperatures).sigmoid().tolist()
+    emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
+    spans = spans_from_paths(crf.viterbi(emissions, mask))
+    probabilities = crf.entity_probabilities(emissions, mask, spans)
     # (n_spans, lengths) of the proclitics on each entity's first word, most probable first.
-    proclitics = output.proclitic_logits[spans[:, 0], spans[:, 1]].argsort(dim=-1, descending=True)
+    proclitics = torch.from_numpy(logits.proclitics)[spans[:, 0], spans[:, 1]].argsort(dim=-1, descending=True)
     found = _FoundEntities(
         spans=spans.tolist(), probabilities=probabilities.tolist(), proclitics=proclitics.tolist(), labels=labels
     )
     results = []
     first = 0  # row of the article's first segment
-    for text, id_, article, article_row in zip(texts, ids, encoded, article_scores, strict=True):
-        stop = first + len(article.segments)
-        segments = _segments(article, segment_scores[first:stop], labels)
+    for article, places, article_row in zip(articles, encoded, article_scores, strict=True):
+        stop = first + len(places.segments)
+        segments = _segments(places, segment_scores[first:stop], labels)
         scores = dict(zip(labels.topics, article_row, strict=True))
         results.append(
             TaggedArticle(
-                id=id_,
-                text=text,
+                id=article.id,
+                text=article.text,
                 topics=_topics(scores, segments, labels),
                 uncertain=_uncertain(scores, labels),
                 topic_scores=scores,
                 segments=segments,
-                entities=found.of(text, article, first),
-                characters_read=article.n_characters,
+                entities=found.of(article.text, places, first),
+                characters_read=places.n_characters,
                 model=labels.model,
             )
         )
@@ -77,48 +134,27 @@ def decode(
     return results
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Labels:
-    """What decoding needs of a config. Each look into a transformers config costs microseconds."""
-
-    topics: Sequence[str]
-    thresholds: Mapping[str, float]
-    bands: Mapping[str, Sequence[float]]
-    entities: Sequence[str]
-    model: str
-
-    @classmethod
-    def of(cls, config: KhabarConfig) -> _Labels:
-        return cls(
-            topics=config.topics,
-            thresholds=config.topic_thresholds,
-            bands=config.topic_bands,
-            entities=config.entity_labels,
-            model=config.full_name,
-        )
-
-
-def _reported(scores: Mapping[str, float], labels: _Labels) -> list[str]:
+def _reported(scores: Mapping[str, float], labels: Labels) -> list[str]:
     """Topics at or above their thresholds, most probable first."""
     reported = [label for label, score in scores.items() if score >= labels.thresholds[label]]
     return sorted(reported, key=lambda label: -scores[label])
 
 
-def _uncertain(scores: Mapping[str, float], labels: _Labels) -> tuple[str, ...]:
+def _uncertain(scores: Mapping[str, float], labels: Labels) -> tuple[str, ...]:
     """Topics whose probability is inside their band, most probable first."""
     inside = [label for label, (low, high) in labels.bands.items() if low <= scores[label] < high]
     return tuple(sorted(inside, key=lambda label: -scores[label]))
 
 
-def _segments(article: EncodedArticle, rows: Sequence[Sequence[float]], labels: _Labels) -> tuple[Segment, ...]:
+def _segments(places: EncodedArticle, rows: Sequence[Sequence[float]], labels: Labels) -> tuple[Segment, ...]:
     segments = []
-    for (start, end), row in zip(article.segments, rows, strict=True):
+    for (start, end), row in zip(places.segments, rows, strict=True):
         scores = dict(zip(labels.topics, row, strict=True))
         segments.append(Segment(start=start, end=end, topics=tuple(_reported(scores, labels)), scores=scores))
     return tuple(segments)
 
 
-def _topics(scores: Mapping[str, float], segments: Sequence[Segment], labels: _Labels) -> tuple[Topic, ...]:
+def _topics(scores: Mapping[str, float], segments: Sequence[Segment], labels: Labels) -> tuple[Topic, ...]:
     # An article's score is its best segment's: whatever reaches the threshold has a segment that shows it.
     return tuple(
         Topic(
@@ -137,21 +173,21 @@ class _FoundEntities:
     spans: Sequence[Sequence[int]]  # segment row, first word, word past the last, label
     probabilities: Sequence[float]
     proclitics: Sequence[Sequence[int]]
-    labels: _Labels
+    labels: Labels
 
-    def of(self, text: str, article: EncodedArticle, first_row: int) -> tuple[Entity, ...]:
+    def of(self, text: str, places: EncodedArticle, first_row: int) -> tuple[Entity, ...]:
         """Give those of an article whose first segment has a row, joined proclitics cut off their first words."""
-        stop_row = first_row + len(article.segments)
+        stop_row = first_row + len(places.segments)
         begin = bisect_left(self.spans, first_row, key=itemgetter(0))
         end = bisect_left(self.spans, stop_row, begin, key=itemgetter(0))
         # Where each segment's words begin among the article's.
-        first_words = np.searchsorted(article.word_segments, np.arange(len(article.segments))).tolist()
+        first_words = np.searchsorted(places.word_segments, np.arange(len(places.segments))).tolist()
         entities = []
         for index in range(begin, end):
             row, first, stop, label = self.spans[index]
             before = first_words[row - first_row]
-            last = article.words[before + stop - 1][1]
-            start = _without_proclitics(text, article.words[before + first], self.proclitics[index])
+            last = places.words[before + stop - 1][1]
+            start = _without_proclitics(text, places.words[before + first], self.proclitics[index])
             entities.append(
                 Entity(
                     label=self.labels.entities[label],

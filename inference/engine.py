@@ -1,31 +1,34 @@
-"""Runs a model over chunks of articles: encode and plan, forward, decode, each in a thread of its own.
+"""Runs a model over chunks of articles: encode, plan, forward, decode, gather, each in a thread of its own.
 
-Turns lists of articles into lists of results, in order. Holds two chunks at a time; knows nothing of files.
+Turns lists of articles into lists of results, in order. Holds a few chunks at a time; knows nothing of files.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
+from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from khabar.inference.decode import decode
+from khabar.inference.decode import Labels, Logits
 from khabar.inference.planning import plan_batches
 from khabar.inference.results import TaggedArticle
-from khabar.inference.stages import run_stages
+from khabar.inference.stages import Step, run_stages
+from khabar.inference.workers import Workers, result_of
 from khabar.models.article import Article
 from khabar.models.batch import Batch, WindowSettings, collate
-from khabar.models.encoding import EncodedArticle, encode_articles
+from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 from khabar.models.model import KhabarModel, KhabarOutput
 
 log = logging.getLogger(__name__)
 
-CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded
+CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
+QUEUE_LENGTH = 2  # what waits between two steps; likewise
 BATCH_PIECES = {"cpu": 8192, "cuda": 32768}
 # How memory that runs out shows where it is no OutOfMemoryError: a CPU's, and that of CUDA's own libraries.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
@@ -39,6 +42,14 @@ class _Chunk:
 
     articles: Sequence[Article]
     results: dict[int, Result] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoding:
+    """A chunk on its way through a tokenizer."""
+
+    chunk: _Chunk
+    encoded: Future[list[EncodedArticle]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +71,22 @@ class _Done:
     arrived: torch.cuda.Event | None = None  # when the output is in the computer's own memory
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decoding:
+    """Some of a chunk's articles, and their results, which may still be on their way."""
+
+    chunk: _Chunk
+    indices: Sequence[int]
+    decoded: Future[list[TaggedArticle]] | list[Result]
+
+
 class Engine:
     """A model at work on one stream of chunks; another stream takes an engine of its own.
 
     Args:
         model: A model in evaluation mode, on the device it is to run on.
         tokenizer: Its tokenizer.
+        workers: What encodes the texts and reads the results.
         batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
             means a number that suits the device.
         bf16: Whether the model's products are computed in bfloat16.
@@ -78,6 +99,7 @@ class Engine:
         self,
         model: KhabarModel,
         tokenizer: PreTrainedTokenizerFast,
+        workers: Workers,
         *,
         batch_pieces: int | None = None,
         bf16: bool = False,
@@ -85,16 +107,15 @@ class Engine:
         if batch_pieces is not None and batch_pieces < 1:
             raise ValueError(f"batch_pieces must be at least 1, got {batch_pieces}")
         self._model = model
-        self._tokenizer = tokenizer
+        self._workers = workers
         self._device = model.device
         self._bf16 = bf16
         self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
+        self._labels = Labels.of(model.config)
         self._batch_pieces = batch_pieces or BATCH_PIECES[self._device.type]
-        # Its steps from word to word are many and small: a processor takes them faster than a GPU.
-        self._crf = model.crf if self._device.type == "cpu" else deepcopy(model.crf).cpu()
 
     def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Result]]:
-        """Tag chunks as they come. They are read in the caller's thread, at most `CHUNKS_AHEAD` ahead.
+        """Tag chunks as they come. They are read in the caller's thread, a few ahead.
 
         Yields:
             A chunk's results in the order of its articles; a KhabarError stands for an article for which the
@@ -104,31 +125,37 @@ class Engine:
             KhabarError: If a text is not valid Unicode.
             Whatever `chunks` raises, once the results before it are out.
         """
-        return run_stages(chunks, [self._encode, self._forward, self._decode], ahead=CHUNKS_AHEAD)
+        more = self._workers.n
+        return run_stages(chunks, self._steps, ahead=CHUNKS_AHEAD + more, queue_length=QUEUE_LENGTH + more)
 
     def run_one(self, article: Article) -> Result:
         """Tag one article in the caller's thread."""
-        (results,) = self._decode(self._forward(self._encode(iter([[article]]))))
+        items: Iterator[Any] = iter([[article]])
+        for step in self._steps:
+            items = step(items)
+        (results,) = items
         return results[0]
 
-    def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Work]:
-        config = self._model.config
+    @property
+    def _steps(self) -> list[Step]:
+        return [self._encode, self._plan, self._forward, self._decode, self._gather]
+
+    def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for articles in chunks:
-            encoded = encode_articles(
-                [article.text for article in articles],
-                self._tokenizer,
-                max_segment_words=config.max_segment_words,
-                segments=[article.segment_spans for article in articles],
-            )
+            yield _Encoding(chunk=_Chunk(articles=articles), encoded=self._workers.encode(articles))
+
+    def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Work]:
+        config = self._model.config
+        for encoding in chunks:
+            encoded = result_of(encoding.encoded)
             batches = plan_batches(
                 [one.n_pieces for one in encoded],
                 window=config.window,
                 stride=config.stride,
                 batch_pieces=self._batch_pieces,
             )
-            chunk = _Chunk(articles=articles)
             for indices in batches or [[]]:
-                yield self._work(chunk, indices, [encoded[index] for index in indices])
+                yield self._work(encoding.chunk, indices, [encoded[index] for index in indices])
 
     def _work(self, chunk: _Chunk, indices: Sequence[int], encoded: Sequence[EncodedArticle]) -> _Work:
         batch = collate(encoded, self._windows) if indices else None
@@ -186,36 +213,31 @@ class Engine:
             for half in (slice(middle), slice(middle, None))
         ]
 
-    @torch.inference_mode()
-    def _results(self, done: _Done) -> Sequence[Result]:
-        work = done.work
-        if work.batch is None:
-            return []
-        articles = [work.chunk.articles[index] for index in work.indices]
-        if done.output is None:
-            return [
-                KhabarError(
-                    f"a text of {len(article.text):,} characters needs more memory than {self._device} has; "
-                    "allowed: shorter texts, or a device with more"
-                )
-                for article in articles
-            ]
-        if done.arrived is not None:
-            done.arrived.synchronize()
-        return decode(
-            [article.text for article in articles],
-            [article.id for article in articles],
-            work.encoded,
-            work.batch,
-            done.output,
-            self._crf,
-            self._model.config,
+    def _decode(self, passes: Iterator[_Done]) -> Iterator[_Decoding]:
+        for done in passes:
+            work = done.work
+            articles = [work.chunk.articles[index] for index in work.indices]
+            decoded: Future[list[TaggedArticle]] | list[Result]
+            if done.output is None or work.batch is None:
+                decoded = [self._too_long(article) for article in articles]
+            else:
+                if done.arrived is not None:
+                    done.arrived.synchronize()
+                logits = Logits.of(done.output, work.batch.word_mask)
+                decoded = self._workers.decode(articles, work.encoded, logits, self._labels)
+            yield _Decoding(chunk=work.chunk, indices=work.indices, decoded=decoded)
+
+    def _too_long(self, article: Article) -> KhabarError:
+        return KhabarError(
+            f"a text of {len(article.text):,} characters needs more memory than {self._device} has; "
+            "allowed: shorter texts, or a device with more"
         )
 
-    def _decode(self, passes: Iterator[_Done]) -> Iterator[list[Result]]:
-        """Turn outputs into results, and put each chunk's in its articles' order."""
-        for done in passes:
-            chunk = done.work.chunk
-            chunk.results.update(zip(done.work.indices, self._results(done), strict=True))
+    def _gather(self, decodings: Iterator[_Decoding]) -> Iterator[list[Result]]:
+        """Put each chunk's results in its articles' order."""
+        for decoding in decodings:
+            chunk, decoded = decoding.chunk, decoding.decoded
+            results = decoded if isinstance(decoded, list) else result_of(decoded)
+            chunk.results.update(zip(decoding.indices, results, strict=True))
             if len(chunk.results) == len(chunk.articles):
                 yield [chunk.results[index] for index in range(len(chunk.articles))]

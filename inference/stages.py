@@ -15,7 +15,6 @@ T = TypeVar("T")
 # A step takes what the step before gives, one after the other, and gives what the next one takes.
 Step = Callable[[Iterator[Any]], Iterator[Any]]
 
-QUEUE_LENGTH = 2  # what waits between two steps
 JOIN_SECONDS = 0.1  # between looks at whether a thread has ended, so that signals are heard meanwhile
 
 
@@ -75,7 +74,7 @@ class Channel(Generic[T]):
             yield item
 
 
-def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int) -> Iterator[Any]:
+def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int, queue_length: int = 2) -> Iterator[Any]:
     """Send a source's items through steps that work at the same time.
 
     The source is read by the caller, in the caller's thread, so that it may be bound to that thread and an
@@ -87,11 +86,12 @@ def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int) -> I
         steps: Each a generator function over the items of the one before. Together they must give exactly one
             result for each item of the source, in order.
         ahead: Most items on their way at a time; at least 1.
+        queue_length: Most items that wait between two steps; at least 1.
 
     Raises:
         Whatever the source or a step raises, once the results before it are out.
     """
-    channels: list[Channel[Any]] = [Channel(ahead), *(Channel(QUEUE_LENGTH) for _ in steps)]
+    channels: list[Channel[Any]] = [Channel(ahead), *(Channel(queue_length) for _ in steps)]
     threads = [
         threading.Thread(target=_work, args=(step, *channels[i : i + 2]), name=f"khabar-stage-{i}", daemon=True)
         for i, step in enumerate(steps)

@@ -94,7 +94,10 @@ def score(
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="With --engine ray: how many workers; as many as there is room for if not given."
+            metavar="N",
+            min=0,
+            help="local: processes that encode texts and read results beside the model's; by default none on a CPU, "
+            "half the processors and at most 8 with a GPU. ray: how many workers; by default as many as find room.",
         ),
     ] = None,
 ) -> None:
@@ -131,8 +134,6 @@ def score(
             )
         _end(summary, errors_path(output))
         return
-    if workers is not None:
-        raise KhabarError("--workers goes with --engine ray only; OMP_NUM_THREADS says how many processors to take")
     if not to_stream:
         check_results_file(output, options)
     elif resume:
@@ -142,23 +143,23 @@ def score(
     from khabar.inference.run_identity import model_digest
     from khabar.inference.tagger import load
 
-    tagger = load(model, device=device, runtime=runtime, precision=precision)
-    made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
-    if not to_stream:
-        made_by["model"] = model_digest(model)
-    with _progress(sources, hidden=to_stream and sys.stdout.isatty()) as progress:
-        summary = score_sources(
-            tagger,
-            sources,
-            sys.stdout.buffer if to_stream else Path(output),
-            errors=sys.stderr.buffer,
-            stdin=sys.stdin.buffer,
-            options=options,
-            made_by=made_by,
-            strict=strict,
-            resume=resume,
-            progress=progress,
-        )
+    with load(model, device=device, runtime=runtime, precision=precision, workers=workers) as tagger:
+        made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
+        if not to_stream:
+            made_by["model"] = model_digest(model)
+        with _progress(sources, hidden=to_stream and sys.stdout.isatty()) as progress:
+            summary = score_sources(
+                tagger,
+                sources,
+                sys.stdout.buffer if to_stream else Path(output),
+                errors=sys.stderr.buffer,
+                stdin=sys.stdin.buffer,
+                options=options,
+                made_by=made_by,
+                strict=strict,
+                resume=resume,
+                progress=progress,
+            )
     _end(summary, None if to_stream else errors_path(output))
 
 

@@ -6,10 +6,12 @@ import threading
 import pytest
 import torch
 
-from khabar.inference.engine import BATCH_PIECES, Engine
-from khabar.inference.planning import in_chunks
+from khabar.inference.engine import BATCH_PIECES
+from khabar.inference.planning import in_chunks, plan_batches
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
+from khabar.models.batch import WindowSettings, collate
+from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 
 TEXTS = [
@@ -144,7 +146,7 @@ def test_leaving_a_stream_early_ends_its_threads(tagger):
 def test_a_gpu_that_runs_out_of_memory_goes_on(tiny_model, tokenizer):
     tiny_model.cuda()
     short_of_memory(tiny_model, 12, torch.cuda.OutOfMemoryError("CUDA out of memory"))
-    (results,) = Engine(tiny_model, tokenizer).run([ARTICLES])
+    (results,) = Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES])
     assert [result.id for result in results] == [article.id for article in ARTICLES]
 
 
@@ -158,8 +160,13 @@ def test_little_of_what_the_model_reads_of_real_news_is_padding(shared_data, bat
     texts = ["".join(lines) for lines in articles if not lines[0].isspace()][:1024]
     assert len(texts) == 1024
     n_filled = n_pieces = 0
-    engine = Engine(tagger.model, tagger.tokenizer, batch_pieces=batch_pieces)
-    for work in engine._encode(in_chunks((Article(text=text) for text in texts), lambda article: len(article.text))):
-        n_filled += int(work.batch.attention_mask.sum())
-        n_pieces += work.batch.attention_mask.numel()
+    config = tagger.model.config
+    windows = WindowSettings.from_tokenizer(tagger.tokenizer, window=config.window, stride=config.stride)
+    for chunk in in_chunks(texts, len):
+        encoded = encode_articles(chunk, tagger.tokenizer, max_segment_words=config.max_segment_words)
+        lengths = [article.n_pieces for article in encoded]
+        for indices in plan_batches(lengths, window=config.window, stride=config.stride, batch_pieces=batch_pieces):
+            batch = collate([encoded[index] for index in indices], windows)
+            n_filled += int(batch.attention_mask.sum())
+            n_pieces += batch.attention_mask.numel()
     assert n_filled > 0.95 * n_pieces

@@ -228,13 +228,6 @@ def test_standard_input_is_for_the_local_engine(tmp_path):
         check_results_folder(tmp_path / "out.jsonl", ScoreOptions(), open_sources(["-"]))
 
 
-def test_workers_are_for_ray(tmp_path):
-    path = write_rows(tmp_path / "a.jsonl", [{"text": "بغداد"}])
-    result = CliRunner().invoke(app, ["score", str(path), "--workers", "2"])
-    assert result.exit_code == 2
-    assert "--engine ray only" in result.output
-
-
 @pytest.mark.parametrize("lost", [(1, 1), (1, 2), (2, 1)])
 def test_what_is_lost_is_seen(lost):
     scored = {

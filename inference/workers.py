@@ -1,0 +1,157 @@
+"""Encodes texts and reads results in processes beside the model's, where one interpreter is too slow for a GPU.
+
+Turns articles into encoded ones, and a forward pass's numbers into results. Knows nothing of the model between.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from khabar.inference.decode import Labels, Logits, decode
+from khabar.inference.results import TaggedArticle
+from khabar.models.article import Article
+from khabar.models.crf import LinearChainCRF
+from khabar.models.encoding import EncodedArticle, encode_articles
+from khabar.models.errors import KhabarError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextWork:
+    """What is done to texts before the model and after it, with all that this needs."""
+
+    tokenizer: PreTrainedTokenizerFast
+    max_segment_words: int
+    crf: LinearChainCRF  # on the CPU
+
+    def encode(self, articles: Sequence[Article]) -> list[EncodedArticle]:
+        """Encode articles; segments that they have are kept."""
+        return encode_articles(
+            [article.text for article in articles],
+            self.tokenizer,
+            max_segment_words=self.max_segment_words,
+            segments=[article.segment_spans for article in articles],
+        )
+
+    @torch.inference_mode()
+    def decode(
+        self, articles: Sequence[Article], encoded: Sequence[EncodedArticle], logits: Logits, labels: Labels
+    ) -> list[TaggedArticle]:
+        """Read the results of one forward pass."""
+        return decode(articles, encoded, logits, self.crf, labels)
+
+
+class Workers:
+    """Does the work in n processes, or, with none, at once in the thread that asks.
+
+    The processes start when they are first needed, one import of torch each, and end with `close` or with this
+    process, however that ends. They are new interpreters: a script that uses them must not start them on import.
+
+    Args:
+        n: Number of processes.
+        work: What they do.
+
+    Raises:
+        ValueError: If n is negative.
+    """
+
+    def __init__(self, n: int, work: TextWork) -> None:
+        if n < 0:
+            raise ValueError(f"workers must be at least 0, got {n}")
+        self.n = n
+        self._work = work
+        self._pool: ProcessPoolExecutor | None = None
+        self._starting = threading.Lock()
+
+    def encode(self, articles: Sequence[Article]) -> Future[list[EncodedArticle]]:
+        """Begin to encode articles."""
+        return self._submit(TextWork.encode, articles)
+
+    def decode(
+        self, articles: Sequence[Article], encoded: Sequence[EncodedArticle], logits: Logits, labels: Labels
+    ) -> Future[list[TaggedArticle]]:
+        """Begin to read results."""
+        return self._submit(TextWork.decode, articles, encoded, logits, labels)
+
+    def close(self) -> None:
+        """End the processes; what they have not begun is dropped. The next use starts new ones."""
+        with self._starting:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+    def _submit(self, step: Callable[..., T], *arguments: Any) -> Future[T]:
+        if not self.n:
+            return _done_at_once(step, self._work, *arguments)
+        with self._starting:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    self.n, multiprocessing.get_context("spawn"), initializer=_start, initargs=(self._work,)
+                )
+            try:
+                return self._pool.submit(_do, step, arguments)
+            except BrokenProcessPool as error:
+                raise _ended() from error
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for work and give its result.
+
+    Raises:
+        KhabarError: If a process ended in the middle of it.
+        Whatever the work raised.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _ended() from error
+
+
+def _ended() -> KhabarError:
+    return KhabarError("a worker process ended unexpectedly, by lack of memory or a signal; fewer workers need less")
+
+
+def _done_at_once(step: Callable[..., T], *arguments: Any) -> Future[T]:
+    future: Future[T] = Future()
+    try:
+        future.set_result(step(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+_work_here: TextWork | None = None  # in a worker process
+
+
+def _start(work: TextWork) -> None:
+    """Make a new process ready: one thread for itself, deaf to Ctrl-C, gone when its parent is."""
+    global _work_here  # noqa: PLW0603  # what an initializer prepares has no other place
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its workers
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    _work_here = work
+
+
+def _leave_with(parent: Any) -> None:
+    # A killed parent closes nothing: its workers would wait for work for ever.
+    parent.join()
+    os._exit(1)
+
+
+def _do(step: Callable[..., T], arguments: Sequence[Any]) -> T:
+    return step(_work_here, *arguments)

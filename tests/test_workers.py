@@ -1,0 +1,115 @@
+"""Processes beside the model's: the same results, errors from them, and processes that always end."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from inputs import json_lines, write
+
+from khabar.inference.tagger import Tagger
+from khabar.models.article import Article
+from khabar.models.errors import KhabarError
+
+TEXTS = [
+    "قتل شخصان بانفجار سيارة مفخخة شمال بغداد.\nوقال المتحدث سالم الحداد إن التحقيق بدأ.",
+    "",
+    "شهدت العاصمة تونس مظاهرة شارك فيها المئات. " * 6,
+    "أعلنت الوزارة في بيان أن الاجتماع بدأ صباح اليوم.",
+]
+CHUNKS = [[Article(text=TEXTS[n % len(TEXTS)], id=f"{k}-{n}") for n in range(k, 2 * k)] for k in range(12)]
+
+
+@pytest.fixture
+def encoder_config(bert_config):
+    """One kind of encoder is enough here."""
+    return bert_config
+
+
+@pytest.fixture
+def crew(tiny_model, tokenizer):
+    with Tagger(tiny_model, tokenizer, workers=2) as tagger:
+        yield tagger
+
+
+def children():
+    return [child for child in psutil.Process().children() if "multiprocessing.spawn" in " ".join(child.cmdline())]
+
+
+def test_workers_give_what_one_process_gives(crew, tiny_model, tokenizer):
+    expected = list(Tagger(tiny_model, tokenizer).tag_chunks(CHUNKS))
+    found = list(crew.tag_chunks(CHUNKS))
+    assert found == expected
+    assert any(result.entities for chunk in found for result in chunk)
+    assert len(children()) == 2
+    crew.close()
+    assert not children()
+    assert list(crew.tag_chunks(CHUNKS[:3])) == expected[:3], "it can be used again"
+
+
+def test_what_a_worker_cannot_take_is_raised_in_its_place(crew):
+    chunks = [CHUNKS[3], [Article(text="نص \ud800")], CHUNKS[4]]
+    results = crew.tag_chunks(chunks)
+    assert [result.id for result in next(results)] == ["3-3", "3-4", "3-5"]
+    with pytest.raises(KhabarError, match="surrogate"):
+        next(results)
+
+
+def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
+    results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS)
+    next(results)
+    children()[0].kill()
+    with pytest.raises(KhabarError, match="ended unexpectedly"):
+        for _ in results:
+            pass
+    crew.close()
+    assert next(crew.tag_chunks(CHUNKS[3:4]))[0].id == "3-3"
+
+
+def test_leaving_a_stream_early_leaves_the_workers_free(crew):
+    results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS)
+    next(results)
+    results.close()
+    assert len(next(crew.tag_chunks(CHUNKS[5:6]))) == 5
+
+
+def test_workers_do_not_outlive_a_killed_parent(tiny_model_folder):
+    code = (
+        "import sys\n"
+        "from khabar.inference.tagger import load\n"
+        "from khabar.models.article import Article\n"
+        "if __name__ == '__main__':\n"
+        f"    tagger = load({str(tiny_model_folder)!r}, device='cpu', workers=1)\n"
+        "    next(tagger.tag_chunks([[Article(text='عاجل')]]))\n"
+        "    print('ready', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    script = tiny_model_folder.parent / "parent.py"
+    script.write_text(code, encoding="utf-8")
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout.readline() == b"ready\n"
+        below = psutil.Process(parent.pid).children(recursive=True)
+        assert below
+        os.kill(parent.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(below, timeout=20)
+    assert not alive
+
+
+def test_the_number_of_workers_is_checked(tiny_model, tokenizer):
+    with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
+        Tagger(tiny_model, tokenizer, workers=-1)
+    with Tagger(tiny_model, tokenizer, workers=64) as tagger:
+        tagger.tag("عاجل")
+        assert not children(), "one article needs no process"
+
+
+def test_the_command_takes_workers(tiny_model_folder, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", json_lines(*({"id": str(n), "text": text} for n, text in enumerate(TEXTS))))
+    call = [sys.executable, "-m", "khabar", "score", rows, "--model", tiny_model_folder, "--device", "cpu"]
+    plain, helped = (
+        subprocess.run([*call, *more], capture_output=True, check=True).stdout for more in ([], ["--workers", "1"])
+    )
+    assert helped == plain
+    assert helped.count(b"\n") == 4
