@@ -105,26 +105,38 @@ class Contest:
         encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=model.config.max_segment_words)
         lengths = [one.n_pieces for one in encoded]
         self.n_pieces = sum(lengths)
+        self._lengths = lengths
         attended = sum(min(n, model.config.window) * n for n in lengths) / self.n_pieces
         self.flops = flops_per_piece(model.encoder, attended)
         self.peak = matrix_peak(self.device)
         self.rows: list[Row] = []
 
-    def run(self, name: str, encoder: nn.Module, work: Callable[[Sequence[str]], object]) -> None:
-        """Time one contestant over all articles, after a few to warm up.
+    def run(
+        self,
+        name: str,
+        encoder: nn.Module,
+        work: Callable[[Sequence[str]], object],
+        *,
+        n: int | None = None,
+        warm: int = 8,
+    ) -> None:
+        """Time one contestant, after some articles to warm up.
 
         Args:
             name: For the table.
             encoder: The encoder that it calls, to count positions.
             work: Tags the texts it is given, all of them.
+            n: Time it over the first so many articles; None for all.
+            warm: Articles to warm up with.
         """
-        work(self.texts[:8])
+        work(self.texts[:warm])
+        texts, n_pieces = self.texts[:n], sum(self._lengths[:n])
         with Positions(encoder) as positions, PeakMemory(self.device) as memory:
-            seconds = seconds_of(lambda: work(self.texts), self.device)
-        rate = self.n_pieces / seconds
+            seconds = seconds_of(lambda: work(texts), self.device)
+        rate = n_pieces / seconds
         row = Row(
             name=name,
-            articles_per_second=len(self.texts) / seconds,
+            articles_per_second=len(texts) / seconds,
             pieces_per_second=rate,
             padding=1 - int(positions.real) / positions.total,
             peak_memory=memory.peak,

@@ -44,6 +44,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
 # Articles of a run: enough for a steady state, few enough for minutes, on two cores and on one GPU.
 COUNTS = {("mini", "cpu"): 400, ("mini", "cuda"): 20_000, ("base", "cpu"): 32, ("base", "cuda"): 10_000}
 BATCH_SIZES = (1, 8, 32)  # tried for the pipelines
+SLOW = {"cpu": None, "cuda": 1_000}  # articles for whatever is many times slower than the engine; None for all
+WARM_UP = {"cpu": 8, "cuda": 5_000}  # for the engine: until all of its workers have started
 CHECKED = 200  # articles on which decisions are compared
 SHORTEST, LONGEST = 30, 1200  # words
 SPREAD = 0.6  # sigma of the log-normal lengths
@@ -83,14 +85,18 @@ def measure(shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence
     pipelines.run(part[:2], 1)
     tried = {size: seconds_of(partial(pipelines.run, part, size), device) for size in BATCH_SIZES}
     best = min(BATCH_SIZES, key=lambda size: tried[size])
-    contest.run(f"(a) two pipelines, batch size {best}", model.encoder, lambda part: pipelines.run(part, best))
-    contest.run("(b) khabar, one article at a time", model.encoder, lambda part: [tagger.tag(text) for text in part])
+    slow = SLOW[device.type]
+    contest.run(f"(a) two pipelines, batch size {best}", model.encoder, lambda part: pipelines.run(part, best), n=slow)
+    one_by_one = "(b) khabar, one article at a time"
+    contest.run(one_by_one, model.encoder, lambda part: [tagger.tag(text) for text in part], n=slow)
     if (missing := _without_spacy()) is None:
         from spacy_pipeline import spacy_pipeline
 
         nlp = spacy_pipeline(tagger)
-        contest.run("(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)))
-    contest.run("(d) khabar's engine", model.encoder, partial(_tag, tagger))
+        contest.run(
+            "(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)), n=slow
+        )
+    contest.run("(d) khabar's engine", model.encoder, partial(_tag, tagger), warm=WARM_UP[device.type])
     others: dict[str, Tagger] = {}
     if device.type == "cpu":
         others["(d) in bfloat16"] = Tagger(model, tagger.tokenizer, bf16=True)
@@ -217,15 +223,17 @@ def main() -> None:
             measure_memory(options.model, options.device, texts, count, options.words) for count in options.memory
         ]
     else:
-        tagger = load(options.model, device=options.device)
+        tagger = load(options.model, device=options.device, workers=None)
         device = tagger.model.device
         for shape in options.shapes:
             if shape == "base":
                 model = base_shaped(tagger.model, tagger.tokenizer).to(device=device)  # type: ignore[call-arg]
-                tagger = Tagger(model, tagger.tokenizer)
+                tagger.close()
+                tagger = Tagger(model, tagger.tokenizer, bf16=tagger.bf16, workers=tagger.workers)
             count = options.count or COUNTS[shape, device.type]
             articles = list(varied(texts, count, options.words))
             results.append(measure(shape, tagger, articles, options.onnx if shape == "mini" else []))
+        tagger.close()
     if options.output:
         Path(options.output).write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

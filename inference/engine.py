@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
 QUEUE_LENGTH = 2  # what waits between two steps; likewise
-BATCH_PIECES = {"cpu": 8192, "cuda": 32768}
+BATCH_PIECES = {"cpu": 2048, "cuda": 32768}  # a CPU: what its caches hold
 # How memory that runs out shows where it is no OutOfMemoryError: a CPU's, and that of CUDA's own libraries.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
 

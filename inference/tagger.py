@@ -113,6 +113,11 @@ class Tagger:
         self._workers.close()
 
     @property
+    def workers(self) -> int:
+        """Number of worker processes."""
+        return self._workers.n
+
+    @property
     def device(self) -> str:
         """Kind of device the model is on: `cpu` or `cuda`."""
         return self.model.device.type
