@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="the model of the shape `mini`")
     parser.add_argument("--shapes", nargs="+", choices=("mini", "base"), default=["mini", "base"])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=0, help="processes that encode and decode for the engine")
     parser.add_argument("--onnx", nargs="+", default=[], help="folders that `khabar export` made of --model")
     parser.add_argument(
         "--memory", nargs="+", type=int, metavar="N", help="watch `khabar score` over N articles instead"
@@ -223,7 +224,7 @@ def main() -> None:
             measure_memory(options.model, options.device, texts, count, options.words) for count in options.memory
         ]
     else:
-        tagger = load(options.model, device=options.device, workers=None)
+        tagger = load(options.model, device=options.device, workers=options.workers)
         device = tagger.model.device
         for shape in options.shapes:
             if shape == "base":

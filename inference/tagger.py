@@ -5,7 +5,6 @@ Loads a model and puts the engine behind a few plain calls. Knows nothing of fil
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import deepcopy
@@ -26,7 +25,6 @@ from khabar.models.folder import load_model, named_folder
 from khabar.models.model import KhabarModel
 
 PRECISIONS = ("auto", "fp32", "bf16")
-MOST_WORKERS = 8  # more than one GPU has use for
 
 
 def load(
@@ -35,7 +33,7 @@ def load(
     device: str = "auto",
     runtime: str = "torch",
     precision: str = "auto",
-    workers: int | None = 0,
+    workers: int = 0,
 ) -> Tagger:
     """Load a tagger.
 
@@ -47,8 +45,7 @@ def load(
         precision: `fp32`; `bf16`, about twice as fast on a processor with AMX and slower on one without bfloat16; or
             `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of its own and takes `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
-            process can prepare them. Each takes a few hundred MB. None: none on a CPU, half the processors and at
-            most 8 with a GPU.
+            process can prepare them. Each takes a few hundred MB. A CPU has no use for them.
 
     Raises:
         ModelFolderError: If the model cannot be loaded.
@@ -64,15 +61,13 @@ def load(
             raise KhabarError(f"precision is {precision!r}, but an exported model has its own; allowed: auto")
         if device not in ("auto", "cpu"):
             raise DeviceError(f"device is {device!r}, but runtime onnx runs on the CPU; allowed: auto, cpu")
-        return Tagger(*load_onnx(folder), workers=workers or 0)
+        return Tagger(*load_onnx(folder), workers=workers)
     if runtime != "torch":
         raise KhabarError(f"runtime is {runtime!r}, must be torch or onnx")
     chosen = choose_device(device)
     loaded, tokenizer = load_model(folder)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps torch's `to` without its types
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
-    if workers is None:
-        workers = min((os.cpu_count() or 1) // 2, MOST_WORKERS) if chosen.type == "cuda" else 0
     return Tagger(loaded, tokenizer, bf16=bf16, workers=workers)
 
 

@@ -15,7 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Labels, Logits, decode
@@ -26,6 +28,7 @@ from khabar.models.encoding import EncodedArticle, encode_articles
 from khabar.models.errors import KhabarError
 
 T = TypeVar("T")
+_Parts = tuple[PreTrainedTokenizerFast, int, int, dict[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,22 @@ class TextWork:
     ) -> list[TaggedArticle]:
         """Read the results of one forward pass."""
         return decode(articles, encoded, logits, self.crf, labels)
+
+    def parts(self) -> _Parts:
+        """Give what another process makes the same from.
+
+        Without a tensor: torch sends those through shared memory, which not every container has.
+        """
+        weights = {name: weight.numpy() for name, weight in self.crf.state_dict().items()}
+        return self.tokenizer, self.max_segment_words, self.crf.n_labels, weights
+
+    @classmethod
+    def of(cls, parts: _Parts) -> TextWork:
+        """Put it together again."""
+        tokenizer, max_segment_words, n_labels, weights = parts
+        crf = LinearChainCRF(n_labels)
+        crf.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+        return cls(tokenizer=tokenizer, max_segment_words=max_segment_words, crf=crf)
 
 
 class Workers:
@@ -98,7 +117,7 @@ class Workers:
         with self._starting:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
-                    self.n, multiprocessing.get_context("spawn"), initializer=_start, initargs=(self._work,)
+                    self.n, multiprocessing.get_context("spawn"), initializer=_start, initargs=(self._work.parts(),)
                 )
             try:
                 return self._pool.submit(_do, step, arguments)
@@ -135,7 +154,7 @@ def _done_at_once(step: Callable[..., T], *arguments: Any) -> Future[T]:
 _work_here: TextWork | None = None  # in a worker process
 
 
-def _start(work: TextWork) -> None:
+def _start(parts: _Parts) -> None:
     """Make a new process ready: one thread for itself, deaf to Ctrl-C, gone when its parent is."""
     global _work_here  # noqa: PLW0603  # what an initializer prepares has no other place
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its workers
@@ -144,7 +163,7 @@ def _start(work: TextWork) -> None:
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    _work_here = work
+    _work_here = TextWork.of(parts)
 
 
 def _leave_with(parent: Any) -> None:

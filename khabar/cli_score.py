@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,14 +10,11 @@ import typer
 
 from khabar import __version__
 from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say
+from khabar.cli_progress import scoring_progress
 from khabar.models.errors import KhabarError
 
 if TYPE_CHECKING:
-    from khabar.inference.progress import Progress
     from khabar.inference.score import ScoreSummary
-    from khabar.inference.sources import Source
-
-log = logging.getLogger(__name__)
 
 
 @one_line_errors
@@ -96,8 +90,8 @@ def score(
         typer.Option(
             metavar="N",
             min=0,
-            help="local: processes that encode texts and read results beside the model's; by default none on a CPU, "
-            "half the processors and at most 8 with a GPU. ray: how many workers; by default as many as find room.",
+            help="local: processes that encode texts and read results beside the model's, for a GPU that waits for "
+            "them; by default none. ray: how many workers; by default as many as find room.",
         ),
     ] = None,
 ) -> None:
@@ -128,7 +122,7 @@ def score(
             raise KhabarError("--precision does not go with --engine ray; allowed: auto")
         ray_options = RayOptions(model=model, device=device, runtime=runtime, workers=workers)
         check_results_folder(output, options, sources)
-        with _progress((), hidden=False) as progress:
+        with scoring_progress((), hidden=False) as progress:
             summary = score_sources_on_ray(
                 sources, output, ray_options, options=options, strict=strict, progress=progress
             )
@@ -143,11 +137,11 @@ def score(
     from khabar.inference.run_identity import model_digest
     from khabar.inference.tagger import load
 
-    with load(model, device=device, runtime=runtime, precision=precision, workers=workers) as tagger:
+    with load(model, device=device, runtime=runtime, precision=precision, workers=workers or 0) as tagger:
         made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
         if not to_stream:
             made_by["model"] = model_digest(model)
-        with _progress(sources, hidden=to_stream and sys.stdout.isatty()) as progress:
+        with scoring_progress(sources, hidden=to_stream and sys.stdout.isatty()) as progress:
             summary = score_sources(
                 tagger,
                 sources,
@@ -168,28 +162,6 @@ def _end(summary: ScoreSummary, errors: Path | None) -> None:
     say(_summary_line(summary, errors))
     if summary.n_bad_rows:
         raise typer.Exit(BAD_ROWS)
-
-
-@contextmanager
-def _progress(sources: Sequence[Source], *, hidden: bool) -> Iterator[Progress]:
-    """Show on a terminal how it is getting on, in one line that is taken away at the end; in a log, once a minute."""
-    from khabar.inference.progress import Progress
-
-    if not sys.stderr.isatty():
-        yield Progress(sources, write=log.info, seconds=60)
-    elif hidden:  # results come on the same terminal
-        yield Progress()
-    else:
-        try:
-            yield Progress(sources, write=_show, seconds=0.5)
-        finally:
-            _show("")
-
-
-def _show(line: str) -> None:
-    """Write a line over the one before."""
-    sys.stderr.write(f"\r{line}\x1b[K")
-    sys.stderr.flush()
 
 
 def _summary_line(summary: ScoreSummary, errors: Path | None) -> str:

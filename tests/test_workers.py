@@ -57,6 +57,7 @@ def test_what_a_worker_cannot_take_is_raised_in_its_place(crew):
         next(results)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
     results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS)
     next(results)
@@ -68,6 +69,7 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
     assert next(crew.tag_chunks(CHUNKS[3:4]))[0].id == "3-3"
 
 
+@pytest.mark.slow
 def test_leaving_a_stream_early_leaves_the_workers_free(crew):
     results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS)
     next(results)
@@ -75,6 +77,7 @@ def test_leaving_a_stream_early_leaves_the_workers_free(crew):
     assert len(next(crew.tag_chunks(CHUNKS[5:6]))) == 5
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_parent(tiny_model_folder):
     code = (
         "import sys\n"
@@ -105,6 +108,7 @@ def test_the_number_of_workers_is_checked(tiny_model, tokenizer):
         assert not children(), "one article needs no process"
 
 
+@pytest.mark.slow
 def test_the_command_takes_workers(tiny_model_folder, tmp_path):
     rows = write(tmp_path / "rows.jsonl", json_lines(*({"id": str(n), "text": text} for n, text in enumerate(TEXTS))))
     call = [sys.executable, "-m", "khabar", "score", rows, "--model", tiny_model_folder, "--device", "cpu"]
