@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -36,8 +36,16 @@ def check_csv(name: str, stream: BinaryIO, fields: FieldNames) -> None:
         _header(name, csv.reader(lines, strict=True), fields)
 
 
-def csv_rows(name: str, stream: BinaryIO, fields: FieldNames) -> Iterator[tuple[int, dict[str, str] | ValueError]]:
+def csv_rows(
+    name: str, stream: BinaryIO, fields: FieldNames, *, all_columns: bool = False
+) -> Iterator[tuple[int, dict[str, str] | ValueError]]:
     """Read a table's rows below its header; blank lines are skipped.
+
+    Args:
+        name: The file, for messages.
+        stream: The file's bytes from its start.
+        fields: The columns to read.
+        all_columns: Whether to read every other column as well.
 
     Yields:
         The line where the row starts, from 1, and the row or why it cannot be used. A row with too many
@@ -48,7 +56,8 @@ def csv_rows(name: str, stream: BinaryIO, fields: FieldNames) -> Iterator[tuple[
     """
     with _lines(stream) as lines:
         reader = csv.reader(lines, strict=True)
-        header = _header(name, reader, fields)
+        header = _header(name, reader, fields, all_columns=all_columns)
+        wanted = header if all_columns else (fields.text, fields.id)
         while True:
             line = lines.number + 1
             try:
@@ -59,7 +68,7 @@ def csv_rows(name: str, stream: BinaryIO, fields: FieldNames) -> Iterator[tuple[
                 yield line, ValueError(_reason(error))
                 continue
             if row:
-                yield line, _row(header, row, fields)
+                yield line, _row(header, row, wanted)
 
 
 class _Lines:
@@ -94,22 +103,22 @@ def _lines(stream: BinaryIO) -> Iterator[_Lines]:
         text.detach()  # else it would close the caller's stream
 
 
-def _header(name: str, reader: Iterator[list[str]], fields: FieldNames) -> list[str]:
+def _header(name: str, reader: Iterator[list[str]], fields: FieldNames, *, all_columns: bool = False) -> list[str]:
     try:
         header = [column.strip() for column in next(reader, [])]
     except csv.Error as error:
         raise KhabarError(f"{name}:1: {_reason(error)}") from None
-    fields.check_columns(f"{name}:1", header)
+    fields.check_columns(f"{name}:1", header, *(header if all_columns else ()))
     return header
 
 
-def _row(header: list[str], values: list[str], fields: FieldNames) -> dict[str, str] | ValueError:
+def _row(header: list[str], values: list[str], wanted: Collection[str]) -> dict[str, str] | ValueError:
     if len(values) != len(header):
         return ValueError(
             f"{len(values)} fields; allowed: {len(header)}, as the header has (a text with commas, quotes or "
             "line ends stands in double quotes)"
         )
-    row = {column: value for column, value in zip(header, values, strict=True) if column in (fields.text, fields.id)}
+    row = {column: value for column, value in zip(header, values, strict=True) if column in wanted}
     for column, value in row.items():
         if found := _ESCAPED_BYTE.search(value):
             byte = ord(found[0]) - 0xDC00

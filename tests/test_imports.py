@@ -11,17 +11,25 @@ import pytest
 BARE = {"models", "inference", "training"}
 WEB = {"fastapi", "starlette", "uvicorn", "flask", "aiohttp"}
 TRAINING_ONLY = {"datasets", "sklearn", "matplotlib", "gensim", "accelerate", "seqeval"}
-PACKAGES = ("khabar", "khabar.models", "khabar.inference", "khabar.inference.service", "khabar.training")
+PACKAGES = (
+    "khabar",
+    "khabar.models",
+    "khabar.inference",
+    "khabar.inference.service",
+    "khabar.training",
+    "khabar.training.convert",
+)
 FORBIDDEN = {
     "khabar.models": ("khabar.inference", "khabar.training", "khabar.cli"),
     "khabar.inference": ("khabar.training", "khabar.cli", "khabar.inference.service"),
     "khabar.inference.service": ("khabar.training", "khabar.cli"),
     "khabar.training": ("khabar.cli",),
+    "khabar.training.convert": ("khabar.cli",),
 }
 
 
 def _folder(package: str) -> Path:
-    if package == "khabar.training":
+    if package.startswith("khabar.training"):
         pytest.importorskip("sklearn", reason="khabar.training needs khabar[train]")
     (path,) = importlib.import_module(package).__path__
     return Path(path)

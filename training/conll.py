@@ -5,7 +5,8 @@ model's labels; what the labels mean is a corpus's Annotation.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from khabar.models.article import Article, Entity
 from khabar.models.article_reader import open_plain
 from khabar.models.errors import MOST_KEPT, CorpusError, Problem
 from khabar.models.messages import show
+from khabar.training.convert.spacing import is_spacing, read_gaps, single_spaces
+
+NESTED = "entities nested in another one, which is kept"
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _TAG = re.compile(r"O|[BI]-\S+")
 _BLANKS = re.compile(r"[ \t]+")
+_SAYS_NOTHING = "_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +30,43 @@ class _Row:
     columns: list[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """What a file's columns are, besides the token in the first and a tag in the last."""
+
+    is_nested: bool  # all after the first are tags, the outermost entity's first
+    has_spacing: bool  # the second says what stands between the tokens
+
+
 def read_conll(path: str | Path, *, ignore: Collection[str] = ()) -> list[Article]:
     """Read a file of one token a line, as `iter_conll` does, into a list."""
     return list(iter_conll(path, ignore=ignore))
 
 
-def iter_conll(path: str | Path, *, ignore: Collection[str] = ()) -> Iterator[Article]:
+def iter_conll(
+    path: str | Path,
+    *,
+    ignore: Collection[str] = (),
+    gaps: Callable[[Sequence[str]], list[str]] = single_spaces,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Article]:
     """Read a file of one token a line: token first, BIO tag last, blank line between sentences.
 
-    Columns are separated by a tab or, on lines without a tab, by spaces. A sentence's text is its tokens
-    joined by single spaces, and its id is "file:line" of its first token. `I-X` that continues no X begins
-    an entity, as in seqeval and conlleval.
+    Columns are separated by a tab or, on lines without a tab, by spaces. A sentence's text is its tokens with `gaps`
+    between them, unless the second column says what stands there (see spacing.py), and its id is "file:line" of its
+    first token. `I-X` that continues no X begins an entity, as in seqeval and conlleval.
 
     A file whose columns after the token are all tags, or whose lines have more or fewer of them, is
     nested: columns from the outermost entity inwards. A token then counts for the outermost entity whose
     label is not in `ignore`, so that a name inside an ignored phrase is not lost.
 
-    The file is read twice: which of the two it is, is known at its end.
+    The file is read twice: what its columns are is known at its end.
 
     Args:
         path: The file, UTF-8.
         ignore: Labels that yield to an entity nested in them.
+        gaps: Tokens to what stands before each and behind the last.
+        left_out: Counts, under NESTED, the entities of a nested file that are not kept.
 
     Yields:
         A sentence at a time. Those around a wrong line are no use.
@@ -55,18 +76,21 @@ def iter_conll(path: str | Path, *, ignore: Collection[str] = ()) -> Iterator[Ar
             list all such lines (see MOST_KEPT).
         KhabarError: If the file cannot be read.
     """
-    nested = _is_nested(_rows(path, _Problems(path)))
+    layout = _layout(_rows(path, _Problems(path)))
     problems = _Problems(path)
     for sentence in _sentences(_rows(path, problems)):
-        tags: list[str] = []
+        tokens, tags = [row.columns[0] for row in sentence], []
         for row in sentence:
-            candidates = row.columns[1:] if nested else row.columns[-1:]
+            candidates = row.columns[1:] if layout.is_nested else row.columns[-1:]
             for tag in candidates:
-                if not _TAG.fullmatch(tag):
+                if not is_tag(tag):
                     message = f"the tag of {show(row.columns[0])} is {show(tag)}; allowed: O, B-LABEL, I-LABEL"
                     problems.add(row.line, message)
             tags.append(_outermost(candidates, ignore))
-        yield _to_article([row.columns[0] for row in sentence], tags, f"{Path(path).name}:{sentence[0].line}")
+        if layout.is_nested and left_out is not None:
+            left_out[NESTED] += _n_entities(sentence) - len(bio_spans(tags))
+        between = read_gaps([row.columns[1] for row in sentence]) if layout.has_spacing else gaps(tokens)
+        yield tagged_article(tokens, between, tags, f"{Path(path).name}:{sentence[0].line}")
     problems.raise_any()
 
 
@@ -86,6 +110,31 @@ def bio_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
         if not label and tag != "O":
             start, label = i, tag[2:]
     return spans
+
+
+def tagged_article(tokens: Sequence[str], gaps: Sequence[str], tags: Sequence[str], name: str | None) -> Article:
+    """Put tokens and the gaps around them together to a text, and BIO tags to entities of it.
+
+    Args:
+        tokens: The tokens.
+        gaps: What stands before each token, and behind the last: one more than tokens.
+        tags: A BIO tag for each token.
+        name: The article's id.
+    """
+    text = gaps[0]
+    spans: list[tuple[int, int]] = []
+    for token, gap in zip(tokens, gaps[1:], strict=True):
+        spans.append((len(text), len(text) + len(token)))
+        text += token + gap
+    entities = tuple(
+        Entity(start=spans[first][0], end=spans[last - 1][1], label=label) for first, last, label in bio_spans(tags)
+    )
+    return Article(text=text, id=name, entities=entities)
+
+
+def is_tag(tag: str) -> bool:
+    """Whether a string is a BIO tag."""
+    return _TAG.fullmatch(tag) is not None
 
 
 class _Problems:
@@ -129,14 +178,20 @@ def _rows(path: str | Path, problems: _Problems) -> Iterator[_Row]:
                 yield _Row(line=number, columns=columns if line else [])
 
 
-def _is_nested(rows: Iterable[_Row]) -> bool:
+def _layout(rows: Iterable[_Row]) -> _Layout:
     widths: set[int] = set()
-    all_tags = True
+    all_tags = all_spacing = True
+    some_spacing = False
     for row in rows:
         if row.columns:
             widths.add(len(row.columns))
-            all_tags = all_tags and all(map(_TAG.fullmatch, row.columns[1:]))
-    return len(widths) > 1 or (max(widths, default=0) > 2 and all_tags)
+            all_tags = all_tags and all(map(is_tag, row.columns[1:]))
+            all_spacing = all_spacing and len(row.columns) > 2 and is_spacing(row.columns[1])
+            some_spacing = some_spacing or row.columns[1] != _SAYS_NOTHING
+    return _Layout(
+        is_nested=not all_spacing and (len(widths) > 1 or (max(widths, default=0) > 2 and all_tags)),
+        has_spacing=all_spacing and some_spacing,
+    )
 
 
 def _sentences(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
@@ -157,14 +212,8 @@ def _outermost(tags: Sequence[str], ignore: Collection[str]) -> str:
     return next(iter(kept or entities), "O")
 
 
-def _to_article(tokens: Sequence[str], tags: Sequence[str], name: str) -> Article:
-    starts: list[int] = []
-    position = 0
-    for token in tokens:
-        starts.append(position)
-        position += len(token) + 1
-    entities = tuple(
-        Entity(start=starts[first], end=starts[last - 1] + len(tokens[last - 1]), label=label)
-        for first, last, label in bio_spans(tags)
-    )
-    return Article(text=" ".join(tokens), id=name, entities=entities)
+def _n_entities(sentence: Sequence[_Row]) -> int:
+    """Count a nested sentence's entities over all its columns, each row having as many as it has tags."""
+    depth = max(len(row.columns) for row in sentence)
+    padded = [[*row.columns[1:], *["O"] * (depth - len(row.columns))] for row in sentence]
+    return sum(len(bio_spans(tags)) for tags in zip(*padded, strict=True))

@@ -1,0 +1,66 @@
+"""Articles with their topics as CSV, and back: a row an article.
+
+Turns a `topics` cell into topics: names with semicolons between them, `-` for none, empty where nobody has looked.
+Knows nothing of entities and segments, for which a table has no place.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from khabar.inference.csv_rows import csv_rows
+from khabar.inference.fields import FieldNames
+from khabar.models.article import Article
+from khabar.models.article_reader import open_plain
+from khabar.models.errors import KhabarError
+from khabar.models.messages import show
+from khabar.training.convert.gathering import ORIGIN_KEYS, Gatherer, Losses
+
+COLUMNS = ("id", "text", "topics", "date", "source", "lang")
+_BETWEEN, _NONE = ";", "-"
+
+
+def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
+    """Write a table in UTF-8 with a byte order mark, without which spreadsheets show Arabic as noise.
+
+    Raises:
+        KhabarError: If a topic cannot stand in a cell.
+    """
+    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for article in articles:
+            losses["origins that are empty strings, read back as not known"] += sum(
+                getattr(article, key) == "" for key in ORIGIN_KEYS
+            )
+            row = article.to_json()
+            writer.writerow([_cell(article.topics) if key == "topics" else row.get(key, "") for key in COLUMNS])
+
+
+def read(path: Path, losses: Losses) -> list[Article]:
+    """Read a table with a header; of its columns only `text` must be there, and others than COLUMNS are left out.
+
+    Raises:
+        CorpusError: Listing every row that cannot be used.
+        KhabarError: If the file cannot be read or has no such header.
+    """
+    gatherer = Gatherer(path, losses)
+    with open_plain(path) as stream:
+        for line, cells in csv_rows(str(path), stream, FieldNames(), all_columns=True):
+            if isinstance(cells, ValueError):
+                gatherer.wrong(line, str(cells))
+                continue
+            gatherer.leave_out_keys(cells, COLUMNS)
+            row: dict[str, object] = {key: cells[key] for key in ORIGIN_KEYS if cells.get(key)}
+            if topics := cells.get("topics", "").strip():
+                row["topics"] = [] if topics == _NONE else [topic.strip() for topic in topics.split(_BETWEEN)]
+            gatherer.add(line, row | {"text": cells["text"]})
+    return gatherer.articles()
+
+
+def _cell(topics: Sequence[str] | None) -> str:
+    for topic in topics or ():
+        if _BETWEEN in topic or topic in (_NONE, "") or topic != topic.strip():
+            allowed = "no ; in it, no space at its ends, and not - alone"
+            raise KhabarError(f"the topic {show(topic)} cannot stand in a table's cell; allowed: {allowed}")
+    return "" if topics is None else f"{_BETWEEN} ".join(topics) or _NONE
