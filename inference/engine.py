@@ -133,6 +133,7 @@ class Engine:
         items: Iterator[Any] = iter([[article]])
         for step in self._steps:
             items = step(items)
+        results: list[Result]
         (results,) = items
         return results[0]
 

@@ -13,6 +13,7 @@ from khabar import __version__
 from khabar.cli_calibrate import calibrate
 from khabar.cli_common import quiet_libraries
 from khabar.cli_data import check
+from khabar.cli_data_agreement import agreement
 from khabar.cli_data_convert import convert
 from khabar.cli_data_split import split
 from khabar.cli_evaluate import evaluate
@@ -42,8 +43,9 @@ app.command()(pretrain)
 app.command()(export)
 app.command()(serve)
 data.command()(check)
-data.command()(convert)
 data.command()(split)
+data.command()(convert)
+data.command()(agreement)
 
 
 def _version(asked: bool) -> None:

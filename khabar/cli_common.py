@@ -1,7 +1,7 @@
 """What all commands share: errors as one line and an exit code, and libraries that keep quiet.
 
-Exit codes: 0 all well; 1 done, but some rows could not be used; 2 not done, the user can put it right;
-130 Ctrl-C; 141 the reader of the output has gone; 143 told to stop.
+Exit codes: 0 all well; 1 done, but some rows could not be used, or a strict check warned; 2 not done, the user can put
+it right; 130 Ctrl-C; 141 the reader of the output has gone; 143 told to stop.
 """
 
 from __future__ import annotations

@@ -1,76 +1,68 @@
-"""`khabar data`: looks at labelled articles."""
+"""`khabar data check`: findings to standard error, what the files hold to standard output, and the exit code."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import combinations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from khabar.cli_common import one_line_errors
+from khabar.cli_common import NOT_DONE, one_line_errors, say
 
 if TYPE_CHECKING:
-    from khabar.models.article import Article
+    from khabar.training.check import Checked
+
+WARNED = 1  # exit code under --strict
 
 
 @one_line_errors
 def check(
-    files: Annotated[list[str], typer.Argument(help="Files of articles, JSON Lines.")],
+    files: Annotated[list[str], typer.Argument(help="Files of articles, JSON Lines; checked together.")],
+    *,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there are warnings and no errors.")] = False,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Leave out findings of this [kind]; may be repeated.")
+    ] = None,
+    fix: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Write copies with the safe fixes into a folder, and check those."),
+    ] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with the articles to look at.")] = None,
 ) -> None:
-    """Check files of articles: list everything that is wrong (exit code 2), or count what they hold."""
-    from khabar.models.article_reader import read_articles
-    from khabar.models.errors import CorpusError, KhabarError, Problem
+    """List what is wrong with labelled articles, and count what they hold.
 
-    problems: list[Problem] = []
-    checked: dict[str, list[Article]] = {}
-    for file in files:
-        try:
-            articles = read_articles(file)
-        except CorpusError as error:
-            problems += error.problems
-        except KhabarError as error:
-            problems.append(Problem(file=file, message=str(error).removeprefix(f"{file}: ")))
-        else:
-            typer.echo(_summary(file, articles))
-            checked[file] = articles
-    if problems:
-        raise CorpusError(problems)
-    for note in _leaks(checked):
-        typer.echo(note)
+    Exit code: 2 if there are errors, with --strict 1 if there are warnings, else 0. Notes never count.
+    """
+    from khabar.training.check import check_files
+    from khabar.training.check_summary import summarise
 
+    checked_files = files
+    if fix is not None:
+        checked_files = _fix(files, fix)
+    checked = check_files(checked_files, ignore=ignore or ())
+    for finding in checked.findings:
+        say(str(finding))
+    summary = summarise(checked.files, checked.articles)
+    if html is not None:
+        from khabar.training.check_page import write_page
 
-def _leaks(checked: dict[str, list[Article]]) -> Iterator[str]:
-    """Say which articles of one file stand in another too, where that can be found out."""
-    if len(checked) < 2:
-        return
-    from khabar.models.errors import MissingExtraError
-
-    try:
-        from khabar.training.leaks import describe_leaks, find_leaks
-
-        for (train, train_articles), (dev, dev_articles) in combinations(checked.items(), 2):
-            if leaks := find_leaks(train_articles, dev_articles):
-                yield f"note: {describe_leaks(leaks, train, dev)}"
-    except MissingExtraError as error:
-        yield f"note: {error}"
+        write_page(checked, summary, html)
+    typer.echo(summary)
+    say(checked.totals())
+    _exit(checked, strict=strict)
 
 
-def _summary(file: str, articles: list[Article]) -> str:
-    lines = [f"{file}: {len(articles):,} articles, {sum(len(a.text) for a in articles):,} characters"]
-    segments = [segment for article in articles for segment in article.segments or ()]
-    annotated = [article for article in articles if article.topics is not None]
-    lines += _counts(f"topics of {len(annotated):,} articles", (topic for a in annotated for topic in a.topics or ()))
-    labelled = [segment for segment in segments if segment.topics is not None]
-    lines += _counts(f"topics of {len(labelled):,} segments", (topic for s in labelled for topic in s.topics or ()))
-    named = [article for article in articles if article.entities is not None]
-    lines += _counts(
-        f"entities of {len(named):,} articles", (entity.label for a in named for entity in a.entities or ())
-    )
-    return "\n".join(lines)
+def _fix(files: list[str], folder: str) -> list[str]:
+    from khabar.training.check_fix import fix_files
+
+    copies, changes = fix_files(files, folder)
+    for change in changes:
+        say(f"fixed: {change}")
+    say(f"{len(changes):,} fixes; the copies in {folder} are checked")
+    return list(map(str, copies))
 
 
-def _counts(title: str, labels: Iterable[str]) -> list[str]:
-    counts = Counter(labels).most_common()
-    return [f"  {title}: {', '.join(f'{label} {n:,}' for label, n in counts) or 'none'}"]
+def _exit(checked: Checked, *, strict: bool) -> None:
+    if checked.count("error"):
+        raise typer.Exit(NOT_DONE)
+    if strict and checked.count("warning"):
+        raise typer.Exit(WARNED)

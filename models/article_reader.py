@@ -39,6 +39,16 @@ def iter_articles(
     topics: Collection[str] | None = None,
     entity_labels: Collection[str] | None = None,
 ) -> Iterator[Article]:
+    """Read a JSON Lines file one article at a time, as `iter_numbered_articles` does, without the numbers."""
+    return (article for _, article in iter_numbered_articles(path, topics=topics, entity_labels=entity_labels))
+
+
+def iter_numbered_articles(
+    path: str | Path,
+    *,
+    topics: Collection[str] | None = None,
+    entity_labels: Collection[str] | None = None,
+) -> Iterator[tuple[int, Article]]:
     """Read a JSON Lines file one article at a time; what is wrong with it is raised at its end.
 
     Blank lines are skipped, and so is a byte order mark before the first line. Beside the article, an id takes 16
@@ -50,7 +60,7 @@ def iter_articles(
         entity_labels: The entity labels that may occur; None accepts any.
 
     Yields:
-        The articles that nothing is wrong with by themselves.
+        The articles that nothing is wrong with by themselves, each with its line, counted from 1.
 
     Raises:
         CorpusError: After the last article, if any line is not an article or an id stands twice: its `problems`
@@ -69,7 +79,7 @@ def iter_articles(
         else:
             article, messages = parse_article(row, topics=topics, entity_labels=entity_labels)
             if article is not None:
-                yield article
+                yield number, article
         # An id is compared even when its article is wrong elsewhere: one reading shows all.
         if (name := _id_of(row)) is not None:
             ids.add(name, number)

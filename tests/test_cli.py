@@ -309,31 +309,3 @@ def test_a_missing_extra_names_the_pip_line(monkeypatch):
     done = run("evaluate", "embedded", ARTICLES)
     assert done.exit_code == 2
     assert "pip install 'khabar[train]'" in done.stderr
-
-
-# --- data check
-
-
-def test_data_check_counts():
-    done = run("data", "check", ARTICLES)
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.startswith(f"{ARTICLES}: ")
-    assert "entities of " in done.stdout
-
-
-def test_data_check_lists_every_problem_of_every_file(tmp_path):
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    one.write_text('{"text": "a", "entities": [{"start": 0, "end": 9, "label": "X"}]}\n{\n', encoding="utf-8")
-    two.write_text('{"id": 5, "text": "a", "tpics": []}\n', encoding="utf-8")
-    done = run("data", "check", one, ARTICLES, two, tmp_path / "three.jsonl")
-    assert done.exit_code == 2
-    lines = done.stderr.splitlines()
-    assert [line.split(": ")[1] for line in lines[:-1]] == [
-        f"{one}:1",
-        f"{one}:2",
-        f"{two}:1",
-        f"{two}:1",
-        str(tmp_path / "three.jsonl"),
-    ]
-    assert lines[-1] == "5 problems"
-    assert done.stdout.startswith(f"{ARTICLES}: ")

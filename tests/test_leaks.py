@@ -1,13 +1,10 @@
 """Articles of train that are in dev are found, named, and told of before training."""
 
-import json
 import logging
 from itertools import count
 
 import pytest
-from typer.testing import CliRunner
 
-from khabar.cli import app
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
 from khabar.training.leaks import Leak, describe_leaks, find_leaks, warn_of_leaks
@@ -64,16 +61,6 @@ def test_one_leak_is_worded_as_one():
     assert describe_leaks([Leak(train="a", dev="b")], "old.jsonl", "new.jsonl").startswith(
         "1 article of new.jsonl has near-duplicates in old.jsonl: a = b; "
     )
-
-
-def test_data_check_notes_leaks_between_files(articles, tmp_path, examples):
-    twice = tmp_path / "twice.jsonl"
-    twice.write_text(json.dumps(reprint(articles[2], "r2").to_json()) + "\n", encoding="utf-8")
-    files = [examples / "corpus" / "train.jsonl", examples / "corpus" / "dev.jsonl", twice]
-    done = CliRunner().invoke(app, ["data", "check", *map(str, files)])
-    assert done.exit_code == 0, done.stderr
-    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
-    assert f"1 article of {twice} has near-duplicates in {files[0]}: {articles[2].id} = r2" in note
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from khabar.models.errors import KhabarError
@@ -25,14 +25,7 @@ PAGE, DATA = "index.html", "report.json"
 
 def render_page(report: Mapping[str, Any]) -> str:
     """Lay a report out as an HTML page without scripts or anything that has to be fetched."""
-    environment = Environment(
-        loader=PackageLoader("khabar.training", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         parts=parts_of(report),
         part_names=PART_NAMES,
@@ -46,6 +39,18 @@ def render_page(report: Mapping[str, Any]) -> str:
         reliability_chart=_reliability_chart,
         difference_reach=_difference_reach,
     )
+
+
+def template(name: str) -> Template:
+    """Open one of this folder's templates; every value it is given is escaped."""
+    environment = Environment(
+        loader=PackageLoader("khabar.training", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def check_folder(folder: str | Path) -> None:

@@ -1,0 +1,182 @@
+"""Checks articles against each other: duplicates and leaks, names and their labels, labels with few examples.
+
+Turns the articles of one or several files into findings. What stands in one article alone is checked elsewhere.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from khabar.inference.duplicates import near_duplicates, normalised_words
+from khabar.models.article import Article
+from khabar.models.errors import MissingExtraError
+from khabar.models.messages import show
+from khabar.training.check_finding import Finding, PlacedArticle
+from khabar.training.split import day_of
+
+# A label is taken for a slip where its name has it in so small a share: of 20 times once, of 19 never.
+SLIP = 0.05
+RARE = 3  # with fewer examples a label is a slip of the pen or of no use
+FEW = 20  # with fewer, neither a model nor a measure can be trusted
+_SHOWN = 3
+
+
+def check_corpus(articles: Sequence[PlacedArticle]) -> Iterator[Finding]:
+    """Find what is wrong between articles, given in the order of files and lines."""
+    yield from _reused_ids(articles)
+    yield from _copies(articles)
+    yield from _names(articles)
+    yield from _rare_labels(articles)
+    yield from _dates(articles)
+
+
+def topics_of(article: Article) -> set[str] | None:
+    """The topics of an article and of its segments; None where nobody has looked for any."""
+    given = [article.topics, *(segment.topics for segment in article.segments or ())]
+    annotated = [topics for topics in given if topics is not None]
+    return set().union(*annotated) if annotated else None
+
+
+def _reused_ids(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
+    first: dict[str, PlacedArticle] = {}
+    for placed in articles:
+        if (name := placed.article.id) is None:
+            continue
+        other = first.setdefault(name, placed)
+        if other.file != placed.file and other.article.text != placed.article.text:  # in one file it is an error
+            yield placed.finding("id-reused", f"{other.file}:{other.line} has this id and another text")
+
+
+def _copies(articles: Sequence[PlacedArticle]) -> Iterator[Finding]:
+    try:
+        groups = near_duplicates(placed.article.text for placed in articles)
+    except MissingExtraError as error:
+        yield Finding(kind="not-compared", message=str(error))
+        return
+    for group in groups:
+        for position in range(1, len(group)):
+            placed = articles[group[position]]
+            before = [articles[number] for number in group[:position]]
+            elsewhere = next((other for other in before if other.file != placed.file), None)
+            if elsewhere is not None:
+                yield placed.finding(
+                    "leak",
+                    f"{_likeness(placed, elsewhere)} {elsewhere}; if one file is trained on and the other measured "
+                    "on, that flatters the model (khabar data split keeps such articles together)",
+                )
+            else:
+                yield placed.finding("duplicate", f"{_likeness(placed, before[0])} {before[0]}")
+            yield from _conflicts(placed, before)
+
+
+def _likeness(placed: PlacedArticle, other: PlacedArticle) -> str:
+    return "has the text of" if placed.article.text == other.article.text else "is a near-duplicate of"
+
+
+def _conflicts(placed: PlacedArticle, before: Iterable[PlacedArticle]) -> Iterator[Finding]:
+    """Report the first earlier article of the same story that is labelled otherwise."""
+    for other in before:
+        one, two = other.article, placed.article
+        if one.text == two.text:
+            if differences := [*_topic_differences(one, two), *_entity_differences(one, two)]:
+                more = f"; and {len(differences) - _SHOWN:,} more" if len(differences) > _SHOWN else ""
+                message = f"has the text of {other} and other labels: {'; '.join(differences[:_SHOWN])}{more}"
+                yield placed.finding("conflict", message)
+                return
+        elif differences := _topic_differences(one, two):
+            message = f"is a near-duplicate of {other} and has other topics: {'; '.join(differences)}"
+            same = normalised_words(one.text) == normalised_words(two.text)
+            yield placed.finding("conflict" if same else "near-conflict", message)
+            return
+
+
+def _topic_differences(one: Article, two: Article) -> list[str]:
+    first, second = topics_of(one), topics_of(two)
+    if first is None or second is None:
+        return []
+    differences = [f"topic {label} there, not here" for label in sorted(first - second)]
+    return differences + [f"topic {label} here, not there" for label in sorted(second - first)]
+
+
+def _entity_differences(one: Article, two: Article) -> list[str]:
+    if one.entities is None or two.entities is None:
+        return []
+    here = set(two.entities)
+    differing = sorted(here.symmetric_difference(one.entities), key=lambda entity: (entity.start, entity.end))
+    return [
+        f"{entity.label} {show(two.text[entity.start : entity.end])} ({entity.start} to {entity.end}) "
+        + ("here, not there" if entity in here else "there, not here")
+        for entity in differing
+    ]
+
+
+def _names(articles: Sequence[PlacedArticle]) -> Iterator[Finding]:
+    """Report each entity whose label its name hardly ever has, and the other names with several labels once."""
+    labels_of: dict[str, Counter[str]] = defaultdict(Counter)
+    spellings: dict[str, str] = {}
+    for name, label, written in (found[:3] for found in _named(articles)):
+        labels_of[name][label] += 1
+        spellings.setdefault(name, written)
+    slips = {name: rare for name, labels in labels_of.items() if (rare := _slips(labels))}
+    for name, label, written, placed, span in _named(articles):
+        if label in slips.get(name, ()):
+            counts = _counts(labels_of[name])
+            yield placed.finding("name-labels", f"{label} {show(written)}, but this name is labelled {counts}", span)
+    for name, labels in sorted(labels_of.items(), key=lambda item: (-item[1].total(), item[0])):
+        if len(labels) - len(slips.get(name, ())) > 1:
+            yield Finding(kind="name-split", message=f"{show(spellings[name])} is labelled {_counts(labels)}")
+
+
+def _named(
+    articles: Iterable[PlacedArticle],
+) -> Iterator[tuple[str, str, str, PlacedArticle, tuple[int, int]]]:
+    """Give each entity's name as it is compared, its label, its text, and where it stands."""
+    for placed in articles:
+        for entity in placed.article.entities or ():
+            written = placed.article.text[entity.start : entity.end]
+            if name := " ".join(normalised_words(written)):
+                yield name, entity.label, written, placed, (entity.start, entity.end)
+
+
+def _slips(labels: Mapping[str, int]) -> set[str]:
+    total = sum(labels.values())
+    return {label for label, n in labels.items() if n <= SLIP * total}
+
+
+def _counts(labels: Counter[str]) -> str:
+    return ", ".join(f"{label} {n:,}" for label, n in labels.most_common())
+
+
+def _rare_labels(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
+    """Count topics by articles and entity labels by entities, of all files together."""
+    topics: Counter[str] = Counter()
+    entities: Counter[str] = Counter()
+    first: dict[tuple[str, str], PlacedArticle] = {}
+    for placed in articles:
+        for label in topics_of(placed.article) or ():
+            topics[label] += 1
+            first.setdefault(("topic", label), placed)
+        for entity in placed.article.entities or ():
+            entities[entity.label] += 1
+            first.setdefault(("entity label", entity.label), placed)
+    for what, counts, unit in (("topic", topics, "article"), ("entity label", entities, "entity")):
+        for label, n in sorted(counts.items()):
+            number = f"{n} {unit if n == 1 else unit.removesuffix('y') + ('ies' if unit[-1] == 'y' else 's')}"
+            if n < RARE:
+                message = f"{what} {show(label)} is on {number}; a slip of the pen? allowed: {RARE} or more"
+                yield first[what, label].finding("rare-label", message)
+            elif n < FEW:
+                message = f"{what} {show(label)} is on {number}; below {FEW} it is hardly learned or measured"
+                yield Finding(kind="few-examples", message=message)
+
+
+def _dates(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
+    """Report the dates of a file that cannot be read once: they all come from one writer."""
+    unread: dict[str, list[PlacedArticle]] = defaultdict(list)
+    for placed in articles:
+        if placed.article.date is not None and day_of(placed.article.date) is None:
+            unread[placed.file].append(placed)
+    for file, found in unread.items():
+        first = f"the first {show(found[0].article.date)} on line {found[0].line}"
+        allowed = "2021-12-06, 2021-12-06 10:00, Mon, 06 Dec 2021 10:00:00 GMT"
+        message = f"{len(found):,} of its dates cannot be read, {first}; allowed: {allowed}"
+        yield Finding(kind="date", message=message, file=file)
