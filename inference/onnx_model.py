@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import MissingExtraError, ModelFolderError
 from khabar.models.folder import quietly
+from khabar.models.folder_checks import check_contained
 from khabar.models.model import KhabarModel
 from khabar.models.text import load_tokenizer
 
@@ -76,6 +77,7 @@ def load_onnx(folder: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]
         raise ModelFolderError(
             f"{folder}: {', '.join(missing)} missing; `khabar export MODEL DIR` writes such a folder"
         )
+    check_contained(folder)
     record = read_record(folder)
     if record["settings"] != settings_digest(folder):
         raise ModelFolderError(

@@ -8,10 +8,12 @@
 Importing khabar loads none of the heavy packages: a public name does when it is first used.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from khabar.client import AsyncClient, Client
     from khabar.inference.results import Entity, Segment, TaggedArticle, Topic
     from khabar.inference.tagger import Tagger, load
     from khabar.models.article import Article
@@ -21,6 +23,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Article",
+    "AsyncClient",
+    "Client",
     "Entity",
     "KhabarError",
     "Segment",
@@ -33,6 +37,8 @@ __all__ = [
 
 _HOME = {
     "Article": "khabar.models.article",
+    "AsyncClient": "khabar.client",
+    "Client": "khabar.client",
     "Entity": "khabar.inference.results",
     "KhabarError": "khabar.models.errors",
     "Segment": "khabar.inference.results",
@@ -41,6 +47,9 @@ _HOME = {
     "Topic": "khabar.inference.results",
     "load": "khabar.inference.tagger",
 }
+
+# A library says nothing of itself: without this, its warnings would reach standard error where logging is not set up.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:

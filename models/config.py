@@ -6,13 +6,57 @@ Labels are data: nothing else in khabar names a topic or an entity type.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import field
+from numbers import Real
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from khabar.models.errors import ModelFolderError
+from khabar.models.messages import show
 from khabar.models.ranges import check_range
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(fits, value))
+
+
+def _is_map(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(map(_is_label, value)) and all(map(fits, value.values()))
+
+
+# config.json may come from anywhere: what each setting must be, and how to say so.
+_TYPES: dict[tuple[str, ...], tuple[Callable[[object], bool], str]] = {
+    ("topics", "entity_labels"): (
+        lambda value: _is_list(value, _is_label),
+        "a list of labels, strings that are not blank",
+    ),
+    ("topic_temperatures", "topic_thresholds"): (lambda value: _is_map(value, _is_number), "an object of numbers"),
+    ("topic_bands",): (
+        lambda value: _is_map(value, lambda band: _is_list(band, _is_number)),
+        "an object of lists of numbers",
+    ),
+    ("window", "stride", "max_segment_words"): (_is_count, "a whole number"),
+    ("head_dropout",): (_is_number, "a number"),
+    ("name", "version", "vocabulary"): (lambda value: isinstance(value, str), "a string"),
+    ("encoder",): (
+        lambda value: value is None or isinstance(value, dict | PreTrainedConfig),
+        "an encoder's configuration, an object",
+    ),
+}
 
 
 class KhabarConfig(PreTrainedConfig):
@@ -31,6 +75,7 @@ class KhabarConfig(PreTrainedConfig):
         head_dropout: Dropout in front of the heads, in training.
         name: The model's name, as results carry it.
         version: The model's version.
+        vocabulary: Digest of the tokenizer's vocabulary; empty where nobody has noted it.
     """
 
     model_type = "khabar"
@@ -49,14 +94,17 @@ class KhabarConfig(PreTrainedConfig):
     head_dropout: float = 0.1
     name: str = "khabar"
     version: str = "1.0"
+    vocabulary: str = ""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the encoder's configuration and check that the settings agree with each other.
 
         Raises:
-            ModelFolderError: If a label is listed twice, a topic's temperature, threshold or band is missing, of an
-                unknown topic or out of range, or the window is too short for its stride.
+            ModelFolderError: If a setting is not of its type, a label is listed twice, a topic's temperature,
+                threshold or band is missing, of an unknown topic or out of range, or the window is too short for its
+                stride.
         """
+        self._check_types()
         if isinstance(self.encoder, dict):
             settings = dict(self.encoder)
             if "model_type" not in settings:
@@ -73,6 +121,13 @@ class KhabarConfig(PreTrainedConfig):
         if self._attn_implementation is None and self.encoder is not None:
             # transformers hands its own None on to the encoder, which may be a loaded one that has chosen already.
             self.encoder._attn_implementation = chosen
+
+    def _check_types(self) -> None:
+        for keys, (fits, allowed) in _TYPES.items():
+            for key in keys:
+                value = getattr(self, key)
+                if not fits(value):
+                    raise ModelFolderError(f"config.json: {key} is {show(value)}, must be {allowed}")
 
     def _check(self) -> None:
         for key, labels in (("topics", self.topics), ("entity_labels", self.entity_labels)):

@@ -6,30 +6,57 @@ safetensors alone: no pickle is ever opened and no code of a folder is ever run.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from huggingface_hub import model_info, snapshot_download, try_to_load_from_cache
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError, ModelFolderError
+from khabar.models.folder_checks import (
+    INDEX,
+    WEIGHTS,
+    check_contained,
+    check_no_pickles,
+    check_whole,
+    misfits,
+    read_settings,
+    stored_tensors,
+)
+from khabar.models.messages import show
 from khabar.models.model import KhabarModel
-from khabar.models.text import load_tokenizer
+from khabar.models.text import check_segmentation, load_tokenizer
 
 EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the model that comes with khabar
-WEIGHTS = "model.safetensors"
 HUB_TIMEOUT = 10  # seconds
 MODEL_FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+HUB_FILES = (  # beside the weights
+    "config.json",
+    INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
 
 T = TypeVar("T")
+
+# What transformers reports, and what it does to torch while it builds a model, is the whole process's.
+_one_at_a_time = threading.RLock()
 
 
 def named_folder(name: str | Path) -> str | Path:
@@ -46,6 +73,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    if isinstance(model, KhabarModel):
+        model.config.vocabulary = vocabulary_digest(tokenizer)
     try:
         with no_reports():
             model.save_pretrained(partial)
@@ -73,25 +102,39 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
         name: A model folder, a hub id, or `embedded`; only a hub id reaches the network.
 
     Raises:
-        ModelFolderError: If the folder is not a khabar model, lacks a file, has missing, extra or
-            wrongly shaped tensors, or its tokenizer does not fit its vocabulary.
+        ModelFolderError: If the folder is not a khabar model, lacks a file, holds a pickle or leads out of itself; if
+            its tensors are missing, too many, of wrong shapes or kinds, or not numbers; if its settings are not of
+            the right types; or if its tokenizer is not the model's.
     """
-    name = named_folder(name)
-    _check_folder(name, MODEL_FILES)
-    config = quietly(name, lambda: KhabarConfig.from_pretrained(name))
+    folder = _local_folder(name)
+    check_whole(folder, MODEL_FILES)
+    if folder != EMBEDDED:  # what installs khabar may have linked its files
+        check_contained(folder)
+    check_no_pickles(folder)
+    _check_kind(folder / "config.json")
+    stored = stored_tensors(folder)
+    config = quietly(folder, lambda: KhabarConfig.from_pretrained(folder))
     if not config.topics and not config.entity_labels:
-        raise ModelFolderError(f"{name}: config.json names no topics and no entity labels; not a khabar model")
+        raise ModelFolderError(f"{folder}: config.json names no topics and no entity labels; not a khabar model")
+    # Before memory is taken for the sizes that config.json claims, they are compared with those of the weights.
+    with torch.device("meta"):
+        claimed = quietly(folder, lambda: KhabarModel(config).state_dict())
+    problems = misfits(stored, {key: tuple(tensor.shape) for key, tensor in claimed.items()})
     model: KhabarModel
-    model, info = _with_report(KhabarModel, name, config=config)
-    problems = [
-        *(f"{key} is missing" for key in sorted(info["missing_keys"])),
-        *(f"{key} is not part of this model" for key in sorted(info["unexpected_keys"])),
-        *(f"{key[0]} has shape {list(key[1])}, must be {list(key[2])}" for key in sorted(info["mismatched_keys"])),
-    ]
+    if not problems:
+        model, info = _with_report(KhabarModel, folder, config=config)
+        problems = [
+            *(f"{key} is missing" for key in sorted(info["missing_keys"])),
+            *(f"{key} is not part of this model" for key in sorted(info["unexpected_keys"])),
+            *(f"{key[0]} has another shape" for key in sorted(info["mismatched_keys"])),
+        ]
     if problems:
-        raise ModelFolderError(f"{name}: {WEIGHTS} does not fit config.json: {_some(problems)}")
-    tokenizer = quietly(name, lambda: load_tokenizer(name))
-    _check_vocabulary(name, model.encoder, tokenizer)
+        raise ModelFolderError(f"{folder}: {WEIGHTS} does not fit config.json: {_some(problems)}")
+    _check_numbers(folder, model)
+    tokenizer = quietly(folder, lambda: load_tokenizer(folder))
+    _check_tokenizer(folder, model.encoder, tokenizer)
+    if config.vocabulary and config.vocabulary != vocabulary_digest(tokenizer):
+        raise ModelFolderError(f"{folder}: tokenizer.json has another vocabulary than the model was saved with")
     return model.train(mode=False), tokenizer
 
 
@@ -103,33 +146,46 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
             encoder.
 
     Raises:
-        ModelFolderError: If it is not there, has no safetensors, or weights of the encoder are missing.
+        ModelFolderError: If it is not there, has no safetensors, leads out of itself, or weights of the encoder are
+            missing or not numbers.
+        KhabarError: If it reads text segmented by Farasa.
     """
-    name = named_folder(name)
-    _check_folder(name, ("config.json", WEIGHTS))
-    if quietly(name, lambda: AutoConfig.from_pretrained(name)).model_type == KhabarConfig.model_type:
-        model, tokenizer = load_model(name)
+    check_segmentation(str(name))
+    folder = _local_folder(name)
+    check_whole(folder, ("config.json", WEIGHTS))
+    if read_settings(folder / "config.json").get("model_type") == KhabarConfig.model_type:
+        model, tokenizer = load_model(folder)
         return model.encoder, tokenizer
+    check_contained(folder)
+    stored_tensors(folder)  # whole, and in the folder
     encoder: PreTrainedModel
-    encoder, info = _with_report(AutoModel, name)
+    encoder, info = _with_report(AutoModel, folder, trust_remote_code=False)
     # A masked-LM checkpoint has no pooler, and khabar uses none; every other weight must be there.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         mismatched = [f"{key[0]} has another shape" for key in info["mismatched_keys"]]
-        raise ModelFolderError(f"{name}: {WEIGHTS} lacks weights of the encoder: {_some([*missing, *mismatched])}")
-    tokenizer = quietly(name, lambda: load_tokenizer(name))
-    _check_vocabulary(name, encoder, tokenizer)
+        raise ModelFolderError(f"{folder}: {WEIGHTS} lacks weights of the encoder: {_some([*missing, *mismatched])}")
+    _check_numbers(folder, encoder)
+    tokenizer = quietly(folder, lambda: load_tokenizer(folder))
+    _check_tokenizer(folder, encoder, tokenizer)
     return encoder, tokenizer
 
 
-def _with_report(kind: Any, name: str | Path, **options: Any) -> Any:
+def vocabulary_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Give the SHA-256 of a tokenizer's pieces and their ids."""
+    pieces = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    return hashlib.sha256(pieces.encode()).hexdigest()
+
+
+def _with_report(kind: Any, folder: Path, **options: Any) -> Any:
     """Load weights in float32 from safetensors alone, with transformers' account of what did not fit."""
     return quietly(
-        name,
+        folder,
         lambda: kind.from_pretrained(
-            name,
+            folder,
             dtype=torch.float32,
             use_safetensors=True,
+            local_files_only=True,
             ignore_mismatched_sizes=True,  # so that they are in the account, and the caller refuses them
             output_loading_info=True,
             **options,
@@ -137,25 +193,24 @@ def _with_report(kind: Any, name: str | Path, **options: Any) -> Any:
     )
 
 
-def _check_folder(name: str | Path, needed: tuple[str, ...]) -> None:
-    """Refuse a local folder that lacks a file, before anything is read."""
-    folder = Path(name)
-    if not folder.exists():
-        if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
-            raise ModelFolderError(f"{name}: no such model folder")
-        _check_hub(str(name))
-        return
-    if not folder.is_dir():
-        raise ModelFolderError(f"{name}: a model is a folder with {', '.join(needed)}; this is a file")
-    missing = [file for file in needed if not (folder / file).is_file()]
-    if WEIGHTS in missing and (folder / "model.safetensors.index.json").is_file():
-        missing.remove(WEIGHTS)  # large encoders come in shards
-    if missing:
-        pickles = [path.name for path in folder.glob("*.bin")]
-        hint = f" ({', '.join(pickles)} is a pickle, which khabar never opens)" if pickles else ""
-        if (folder / "model.onnx").is_file():
-            hint = " (it has a model.onnx: runtime onnx loads what `khabar export` wrote)"
-        raise ModelFolderError(f"{name}: {', '.join(missing)} missing{hint}")
+def _local_folder(name: str | Path) -> Path:
+    """Give the folder that is meant; of a hub id, the one in the hub's cache, once what khabar reads is there."""
+    folder = Path(named_folder(name))
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ModelFolderError(f"{name}: a model is a folder with {', '.join(MODEL_FILES)}; this is a file")
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+        raise ModelFolderError(f"{name}: no such model folder")
+    _check_hub(str(name))
+    return quietly(name, lambda: _from_hub(str(name)))
+
+
+def _from_hub(name: str) -> Path:
+    """Fetch what khabar reads of a hub's model, unless it is in the cache, and nothing else."""
+    folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT))
+    weights = "model-*.safetensors" if (folder / INDEX).is_file() else WEIGHTS
+    return Path(snapshot_download(name, allow_patterns=[weights], etag_timeout=HUB_TIMEOUT))
 
 
 def _check_hub(name: str) -> None:
@@ -171,11 +226,31 @@ def _check_hub(name: str) -> None:
         ) from error
 
 
-def _check_vocabulary(name: str | Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def _check_kind(path: Path) -> None:
+    """Refuse the configuration of another kind of model, and one that wants code of its own or other numbers."""
+    settings = read_settings(path)
+    if settings.get("model_type") != KhabarConfig.model_type:
+        seen = show(settings.get("model_type"))
+        raise ModelFolderError(f'{path}: model_type is {seen}, must be "{KhabarConfig.model_type}"; not a khabar model')
+    for key in ("auto_map", "quantization_config"):
+        if key in settings:
+            raise ModelFolderError(f"{path}: has {key}, which no khabar model has: khabar runs no code of a folder")
+
+
+def _check_numbers(folder: Path, model: PreTrainedModel) -> None:
+    wrong = [key for key, tensor in sorted(model.state_dict().items()) if not tensor.isfinite().all()]
+    if wrong:
+        raise ModelFolderError(f"{folder}: {WEIGHTS} holds NaN or infinity: {_some(wrong)}")
+
+
+def _check_tokenizer(folder: Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     embeddings: Any = encoder.get_input_embeddings()
     n_pieces, n_rows = len(tokenizer), embeddings.weight.shape[0]
     if n_pieces > n_rows:
-        raise ModelFolderError(f"{name}: the tokenizer has {n_pieces} pieces, the encoder embeds only {n_rows}")
+        raise ModelFolderError(f"{folder}: the tokenizer has {n_pieces} pieces, the encoder embeds only {n_rows}")
+    missing = [kind for kind in ("pad", "cls", "sep") if getattr(tokenizer, f"{kind}_token_id") is None]
+    if missing:
+        raise ModelFolderError(f"{folder}: the tokenizer has no special piece for {', '.join(missing)}")
 
 
 def quietly(name: str | Path, load: Callable[[], T]) -> T:
@@ -185,22 +260,23 @@ def quietly(name: str | Path, load: Callable[[], T]) -> T:
             return load()
     except KhabarError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # damaged files and wrong settings surface as any kind of error
         raise ModelFolderError(f"{name}: cannot be loaded: {_first_line(error)}") from error
 
 
 @contextmanager
 def no_reports() -> Iterator[None]:
-    """Keep transformers' progress bars and loading reports off the terminal for a while."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    """Keep transformers' progress bars and loading reports off the terminal for a while, for one thread at a time."""
+    with _one_at_a_time:
+        verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            if bars:
+                transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

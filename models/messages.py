@@ -13,8 +13,12 @@ _MAX_NAMED = 30  # allowed names listed in a message
 
 def show(value: object) -> str:
     """Quote a wrong value for a message: as JSON, on one line, cut when long."""
+    quoted = ""
     try:
-        quoted = json.dumps(value, ensure_ascii=False, default=repr)
+        for part in json.JSONEncoder(ensure_ascii=False, default=repr).iterencode(value):
+            quoted += part
+            if len(quoted) > _MAX_SHOWN:
+                break  # the rest may be megabytes
     except (ValueError, RecursionError):
         quoted = f"a {type(value).__name__}"
     # Half a surrogate pair cannot be printed: show its escape.

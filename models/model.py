@@ -56,7 +56,9 @@ class KhabarModel(PreTrainedModel):
 
     def __init__(self, config: KhabarConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder)
+        self.encoder = (
+            encoder if encoder is not None else AutoModel.from_config(config.encoder, trust_remote_code=False)
+        )
         # khabar reads token states only. A pooler would be dead weight, and a DDP run would wait for its gradients.
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None

@@ -196,8 +196,7 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
         KhabarError: If the vocabulary needs text segmented by Farasa (AraBERT v1 and v2).
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    if _FARASA_NAME.search(name.rstrip("/")):
-        raise _needs_farasa(name)
+    check_segmentation(name)
     if not folder.is_dir():
         return _prepared(_from_hub(name), name)
     vocab_file = folder / "vocab.txt"
@@ -208,11 +207,22 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
         if LINK in pieces:
             return _build_arabert({piece: i for i, piece in enumerate(pieces)}, name)
     try:
-        return _prepared(AutoTokenizer.from_pretrained(folder, local_files_only=True), name)
+        return _prepared(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), name)
     except KhabarError:
         raise
     except Exception as error:  # damaged files surface as many kinds of error, some of them bare `Exception`
-        raise ModelFolderError(f"{name}: the tokenizer cannot be read: {error}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelFolderError(f"{name}: the tokenizer cannot be read: {reason}") from error
+
+
+def check_segmentation(name: str) -> None:
+    """Refuse, by its name, an encoder that reads segmented text.
+
+    Raises:
+        KhabarError: If it is AraBERT v1 or v2.
+    """
+    if _FARASA_NAME.search(name.rstrip("/")):
+        raise _needs_farasa(name)
 
 
 _FARASA_NAME = re.compile(r"(?:^|/)bert-(?:base|large)-arabert(?:v1|v2)?$")
@@ -222,7 +232,7 @@ def _from_hub(name: str) -> object:
     if not re.fullmatch(r"[\w.\-]+(?:/[\w.\-]+)?", name) or name.startswith("."):
         raise ModelFolderError(f"{name}: no such folder")
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelFolderError(
             f"{name}: neither a folder here nor a model that could be fetched from the hub; "

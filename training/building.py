@@ -55,10 +55,10 @@ def _encoder(settings: TrainSettings) -> tuple[PreTrainedModel, PreTrainedTokeni
     if not settings.from_scratch:
         return load_encoder(name)
     tokenizer = load_tokenizer(name)
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if isinstance(config, KhabarConfig):
         config = config.encoder
-    fresh: PreTrainedModel = AutoModel.from_config(config)
+    fresh: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
     return fresh, tokenizer
 
 
