@@ -15,6 +15,7 @@ from khabar.cli_common import quiet_libraries
 from khabar.cli_data import check
 from khabar.cli_data_agreement import agreement
 from khabar.cli_data_convert import convert
+from khabar.cli_data_sample import sample
 from khabar.cli_data_split import split
 from khabar.cli_evaluate import evaluate
 from khabar.cli_export import export
@@ -44,6 +45,7 @@ app.command()(export)
 app.command()(serve)
 data.command()(check)
 data.command()(split)
+data.command()(sample)
 data.command()(convert)
 data.command()(agreement)
 
