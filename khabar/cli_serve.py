@@ -29,6 +29,13 @@ def serve(
         str | None,
         typer.Option(help="What runs the model: torch (the default), or onnx for what `khabar export` wrote."),
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (the default), fp32 or bf16: as for khabar score.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Processes that encode texts and read results beside the model's (0)."),
+    ] = None,
     tokens_file: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Let in only requests with one of its tokens, one a line, as a bearer."),
@@ -83,6 +90,8 @@ def serve(
         port=port,
         device=device,
         runtime=runtime,
+        precision=precision,
+        workers=workers,
         tokens_file=tokens_file,
         no_auth=no_auth or None,
         cors_origins=cors_origin or None,
@@ -103,5 +112,11 @@ def serve(
     from khabar.inference.service.server import serve as serve_app
     from khabar.inference.tagger import load
 
-    tagger = load(settings.model, device=settings.device, runtime=settings.runtime)
-    serve_app(create_app(tagger, settings), settings)
+    with load(
+        settings.model,
+        device=settings.device,
+        runtime=settings.runtime,
+        precision=settings.precision,
+        workers=settings.workers,
+    ) as tagger:
+        serve_app(create_app(tagger, settings), settings)

@@ -23,7 +23,7 @@ from khabar.inference.engine import Result
 from khabar.inference.service.access import Tokens, read_tokens
 from khabar.inference.service.batcher import Batcher, ScoringError
 from khabar.inference.service.bodies import BodyReader
-from khabar.inference.service.errors import CLIENT_GONE, ServiceError, busy, from_http
+from khabar.inference.service.errors import CLIENT_GONE, ServiceError, from_http, stopping
 from khabar.inference.service.frame import Frame
 from khabar.inference.service.metrics import Metrics
 from khabar.inference.service.page import page_routes
@@ -41,10 +41,12 @@ class Service(FastAPI):
 
     Attributes:
         batcher: Does the work.
+        bodies: Reads what there is to do.
         model_name: Name and version of the model.
     """
 
     batcher: Batcher
+    bodies: BodyReader
     model_name: str
 
 
@@ -91,7 +93,7 @@ def create_app(tagger: Tagger, settings: ServiceSettings | None = None) -> Servi
         lifespan=lifespan,
         exception_handlers={ServiceError: _answer_error, HTTPException: _answer_error},
     )
-    app.batcher, app.model_name = batcher, tagger.model.config.full_name
+    app.batcher, app.bodies, app.model_name = batcher, BodyReader(settings), tagger.model.config.full_name
     app.router.routes += pages
     _add_routes(app, tagger, settings, metrics, tokens)
     if settings.cors_origins:
@@ -112,7 +114,7 @@ _PATHS = ("/v1/tag", "/v1/model", "/health/live", "/health/ready", "/metrics", "
 def _add_routes(
     app: Service, tagger: Tagger, settings: ServiceSettings, metrics: Metrics, tokens: Tokens | None
 ) -> None:
-    bodies, batcher = BodyReader(settings), app.batcher
+    bodies, batcher = app.bodies, app.batcher
     guard: list[Any] = [] if tokens is None else [Depends(HTTPBearer(auto_error=False)), Depends(_checked_by(tokens))]
     refused = () if tokens is None else (401,)
 
@@ -153,7 +155,7 @@ def _add_routes(
     async def ready() -> dict[str, str]:
         """Answer 503 once the service is stopping."""
         if not batcher.ready:
-            raise busy("the service takes no requests", 1, code="stopping")
+            raise stopping()
         return {"status": "ready"}
 
     @app.get("/metrics", include_in_schema=False, dependencies=guard)

@@ -17,9 +17,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from khabar.inference.engine import Result
-from khabar.inference.service.errors import busy
+from khabar.inference.service.errors import busy, stopping
 from khabar.inference.tagger import Tagger
 from khabar.models.article import Article
+from khabar.models.errors import KhabarError
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Batcher:
 
     Attributes:
         stopping: Whether nothing more is taken.
+        gave_up: Whether it was left with the model at work.
         waiting_articles: Articles that wait for the model.
         waiting_characters: Their characters, each article's at least `LEAST_CHARACTERS`.
         n_requests: Requests taken so far.
@@ -95,9 +97,11 @@ class Batcher:
         self._on_batch = on_batch
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()  # that have articles left to take
-        self._n_open = 0  # requests taken and not yet answered
+        self._open: set[_Job] = set()  # taken and not yet answered
+        self._n_at_model = 0  # articles
         self.stopping = False
         self._closed = False
+        self.gave_up = False
         # On a GPU the next batch is encoded meanwhile; a processor has no time for that, and larger batches win.
         self._reads_ahead = tagger.device == "cuda"
         self._characters_per_second = 0.0
@@ -118,19 +122,27 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Whether every request that was taken has its results."""
-        return self._n_open == 0
+        """Whether every request that was taken has its results, and the model is at rest."""
+        return not self._open and not self._n_at_model
 
     def drain(self) -> None:
         """Take no more requests, and finish those that were taken. A signal's handler may call it."""
         self.stopping = True
 
+    def give_up(self) -> None:
+        """Tell every request that is still open to come again, and leave the model to itself. For the event loop."""
+        self.gave_up = True
+        for job in self._open:
+            if not job.done.done():
+                job.done.set_exception(stopping())
+
     def close(self) -> None:
-        """Stop once the batches at the model are done; what waits is not scored."""
+        """Stop once the batches at the model are done, unless it was given up; what waits is not scored."""
         with self._changed:
             self._closed = self.stopping = True
             self._changed.notify_all()
-        self._thread.join()
+        if not self.gave_up:
+            self._thread.join()
 
     async def tag(self, articles: Sequence[Article]) -> list[Result | ScoringError]:
         """Tag a request's articles, together with those of other requests. Cancelling it frees its place.
@@ -144,7 +156,7 @@ class Batcher:
         job = _Job(articles=articles, done=asyncio.get_running_loop().create_future())
         with self._changed:
             if not self.ready:
-                raise busy("the service is stopping; come again", 1, code="stopping")
+                raise stopping()
             if self.waiting_characters >= self._max_waiting_characters:
                 raise busy(
                     f"{self.waiting_characters:,} characters wait to be scored; allowed: new requests while it is "
@@ -153,14 +165,14 @@ class Batcher:
                 )
             self._jobs.append(job)
             self._count(len(articles), job.characters_left)
-            self._n_open += 1
+            self._open.add(job)
             self.n_requests += 1
             self._changed.notify_all()
         try:
             return await job.done
         finally:
             with self._changed:
-                self._n_open -= 1
+                self._open.discard(job)
                 if job in self._jobs:  # the client has gone before all was at the model
                     self._jobs.remove(job)
                     self._count(job.n_taken - len(articles), -job.characters_left)
@@ -183,12 +195,16 @@ class Batcher:
                 with closing(self._tagger.tag_chunks(chunks)) as tagged:
                     for results in tagged:
                         batch = at_model.popleft()
+                        self._n_at_model -= len(batch.places)
                         _deliver(batch, results)
                         delivered_at = self._measure(batch, delivered_at)
-            except Exception:
+            except Exception as error:
                 log.exception("a batch failed; its articles are tried one by one")
+                if isinstance(error, KhabarError):
+                    self._tagger.close()  # a worker process has ended: they go on with new ones
                 for batch in at_model:
                     _deliver(batch, list(map(self._alone, batch.articles)))
+                self._n_at_model = 0
 
     def _alone(self, article: Article) -> Result | ScoringError:
         try:
@@ -238,6 +254,7 @@ class Batcher:
             self._jobs.popleft()
             if job.n_taken < len(job.articles):
                 self._jobs.append(job)  # behind the others: they take turns
+        self._n_at_model += len(batch.places)
         self._count(-len(batch.places), -batch.characters)
         return batch
 

@@ -6,11 +6,10 @@ Turns bytes as they come into Articles, or into an error that names the limit. K
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 from starlette.requests import Request
 
-from khabar.inference.service.errors import ServiceError, busy
+from khabar.inference.service.errors import ServiceError, busy, stopping
 from khabar.inference.service.settings import ServiceSettings
 from khabar.models.article import Article, parse_article
 from khabar.models.article_reader import parse_json
@@ -27,25 +26,37 @@ class BodyReader:
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self._held = 0  # bytes of bodies not yet turned into articles
+        self._deadlines: set[asyncio.Timeout] = set()  # of bodies that are being read
+        self._stopping = False
+
+    def give_up(self) -> None:
+        """Wait for no body any longer: the service is stopping."""
+        self._stopping = True
+        for deadline in self._deadlines:
+            deadline.reschedule(asyncio.get_running_loop().time())
 
     async def articles(self, request: Request) -> list[Article]:
         """Read a request's articles.
 
         Raises:
             ServiceError: If the body is of another type, too large, too slow, not JSON, or not articles within
-                the limits.
+                the limits; or if the service stops before the body is whole.
             ClientDisconnect: If the client goes before its body is whole.
         """
         _check_headers(request, self._settings.max_body_bytes)
-        chunks: list[bytes] = []
+        body = bytearray()
+        deadline = asyncio.timeout(0 if self._stopping else self._settings.body_seconds)
+        self._deadlines.add(deadline)
         try:
-            async with asyncio.timeout(self._settings.body_seconds):
+            async with deadline:
                 async for chunk in request.stream():
-                    chunks.append(chunk)
+                    body += chunk
                     self._held += len(chunk)
-                    self._check_size(chunks)
-            return parse_body(b"".join(chunks), self._settings)
+                    self._check_size(len(body))
+            return parse_body(bytes(body), self._settings)
         except TimeoutError:
+            if self._stopping:
+                raise stopping() from None
             raise ServiceError(
                 408,
                 "body_too_slow",
@@ -54,10 +65,11 @@ class BodyReader:
                 headers=_CLOSE,
             ) from None
         finally:
-            self._held -= sum(map(len, chunks))
+            self._deadlines.discard(deadline)
+            self._held -= len(body)
 
-    def _check_size(self, chunks: Iterable[bytes]) -> None:
-        if sum(map(len, chunks)) > self._settings.max_body_bytes:
+    def _check_size(self, n_bytes: int) -> None:
+        if n_bytes > self._settings.max_body_bytes:
             raise _too_large(self._settings.max_body_bytes)
         if self._held > self._settings.max_reading_bytes:
             raise busy("too many large bodies at a time; come again", 1)

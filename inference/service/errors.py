@@ -51,6 +51,11 @@ def busy(message: str, retry_after: int, *, code: str = "busy") -> ServiceError:
     return ServiceError(503, code, message, headers={"Retry-After": str(retry_after)})
 
 
+def stopping() -> ServiceError:
+    """Say that the service takes no requests any longer."""
+    return busy("the service is stopping; come again", 1, code="stopping")
+
+
 def from_http(error: HTTPException) -> ServiceError:
     """Give an error of the web framework, such as an unknown path, the service's form."""
     phrase = HTTPStatus(error.status_code).phrase

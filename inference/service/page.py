@@ -29,7 +29,8 @@ def page_routes(folder: Path = FOLDER) -> Iterator[Route]:
 
 def _answer(file: Path) -> Callable[[Request], Awaitable[Response]]:
     content = file.read_bytes()
-    media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    # Of Python's own table: that of the machine may call a script plain text, which browsers then do not run.
+    media_type = mimetypes.MimeTypes().guess_type(file.name)[0] or "application/octet-stream"
 
     async def answer(_request: Request) -> Response:
         # Another version of khabar may be served at the same address tomorrow.

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from khabar import __version__
 from khabar.inference.service.bodies import MAX_ID_CHARACTERS
 from khabar.inference.service.settings import ServiceSettings
 
@@ -79,7 +80,7 @@ class ModelAnswer(_Body):
     """The model that answers, and the limits of a request."""
 
     model: str = Field(description="Name and version, as results carry them.", examples=["khabar-mini 2.0"])
-    khabar: str = Field(description="Version of khabar.", examples=["0.2.0"])
+    khabar: str = Field(description="Version of khabar.", examples=[__version__])
     device: str = Field(examples=["cpu"])
     topics: list[str] = Field(examples=[["attack", "statement"]])
     thresholds: dict[str, float] = Field(
@@ -168,6 +169,6 @@ def request_body(settings: ServiceSettings) -> dict[str, Any]:
         "properties": {
             "articles": {"type": "array", "minItems": 1, "maxItems": settings.max_articles, "items": article}
         },
-        "examples": [{"articles": [{"id": "a1", "text": _TEXT}]}],
     }
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    examples = {"One article": {"value": {"articles": [{"id": "a1", "text": _TEXT}]}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}

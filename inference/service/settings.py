@@ -5,7 +5,9 @@ Turns what the user gave into one frozen object, or into an error that names eac
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,7 @@ from khabar.models.errors import KhabarError
 from khabar.models.messages import show
 
 PREFIX = "KHABAR_"
+ALMOST = 0.9  # how like a setting's a variable's name is that must be meant for it
 
 
 class ServiceSettings(BaseSettings):
@@ -25,6 +28,8 @@ class ServiceSettings(BaseSettings):
         model: Model folder or hub id; `embedded` comes with khabar.
         device: auto, cpu, cuda or cuda:N.
         runtime: What runs the model.
+        precision: auto, fp32 or bf16.
+        workers: Processes that encode texts and read results beside the model's.
         host: Address to listen at.
         port: Port to listen at; 0 takes a free one.
         tokens_file: File of the tokens that let clients in, one a line; None lets in everybody.
@@ -50,6 +55,8 @@ class ServiceSettings(BaseSettings):
     model: str = "embedded"
     device: str = "auto"
     runtime: Literal["torch", "onnx"] = "torch"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    workers: int = Field(default=0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     tokens_file: Path | None = None
@@ -81,9 +88,15 @@ def read_settings(**flags: Any) -> ServiceSettings:
         flags: Settings by name; None stands for a flag that was not given.
 
     Raises:
-        KhabarError: If a setting is unknown or out of its range, or if the service would be open to others than
-            this machine without tokens.
+        KhabarError: If a setting is unknown or out of its range, if a variable's name is almost that of a setting, or
+            if the service would be open to others than this machine without tokens.
     """
+    known = {PREFIX + name.upper() for name in ServiceSettings.model_fields}
+    for name in sorted(os.environ):
+        # Others may have variables with the same prefix; but a limit or a guard must not be lost to a slip.
+        if name.startswith(PREFIX) and name not in known:
+            for meant in difflib.get_close_matches(name, known, n=1, cutoff=ALMOST):
+                raise KhabarError(f"{name} is not a setting; did you mean {meant}?")
     try:
         settings = ServiceSettings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:

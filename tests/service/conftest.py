@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
@@ -64,12 +65,14 @@ async def _client_of(tagger: Tagger, **settings: Any) -> AsyncIterator[tuple[Ser
 
 
 @contextmanager
-def _server_of(tagger: Tagger, **settings: Any) -> Iterator[tuple[Service, int]]:
-    """Give a running service and the port it listens at."""
+def _server_of(tagger: Tagger, *, send_buffer: int | None = None, **settings: Any) -> Iterator[tuple[Service, int]]:
+    """Give a running service and the port it listens at; `send_buffer` is how much the system takes of an answer."""
     chosen = ServiceSettings(port=0, **settings)
     app = create_app(tagger, chosen)
     server = build_server(app, chosen)
     listener = listen(chosen.host, chosen.port)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

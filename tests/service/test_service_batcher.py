@@ -2,7 +2,10 @@
 
 import asyncio
 
+import psutil
 import pytest
+
+from khabar.inference.tagger import Tagger
 
 TEXT = "قال الوزير إن الاجتماع عقد في بغداد."
 
@@ -139,6 +142,22 @@ def test_an_article_on_which_the_model_fails_fails_alone(held_tagger, client_of,
     assert error["place"] == "articles[0]"
     assert "the model fails" not in answers[2].text
     assert "سم" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_killed_is_replaced(tiny_model, tokenizer, client_of, body):
+    async def run():
+        with Tagger(tiny_model, tokenizer, workers=1) as tagger:
+            async with client_of(tagger) as (_, client):
+                answers = [await client.post("/v1/tag", json=body(TEXT))]
+                for child in psutil.Process().children():
+                    if "multiprocessing.spawn" in " ".join(child.cmdline()):
+                        child.kill()
+                        child.wait()
+                answers += [await client.post("/v1/tag", json=body(TEXT)) for _ in range(2)]
+                return [answer.status_code for answer in answers]
+
+    assert asyncio.run(run()) == [200, 200, 200]
 
 
 def test_a_stopping_service_finishes_what_it_took_and_refuses_more(held_tagger, client_of, body, until):

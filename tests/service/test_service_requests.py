@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import mimetypes
 
+import httpx
 import pytest
 
 from khabar.inference.service.access import read_tokens
@@ -242,18 +244,46 @@ def test_the_page_and_its_files_are_served_and_nothing_else(tmp_path):
         assert client.get(path).status_code == 404
 
 
+def test_a_script_is_one_whatever_the_machine_calls_it(tmp_path):
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    table = tmp_path / "mime.types"
+    table.write_text("text/plain js css\n", encoding="utf-8")  # as some machines have it; no browser would run it
+    try:
+        mimetypes.init([str(table)])
+        client = TestClient(Starlette(routes=list(page_routes())))
+        types = {name: client.get(f"/{name}").headers["Content-Type"] for name in ("page.js", "style.css", "icon.svg")}
+    finally:
+        mimetypes.init()
+    assert types["page.js"].partition(";")[0] in ("text/javascript", "application/javascript")
+    assert types["style.css"] == "text/css; charset=utf-8"
+    assert types["icon.svg"] == "image/svg+xml"
+
+
+def test_head_is_answered_where_get_is(tagger, server_of):
+    with server_of(tagger) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for path in ("/", "/health/live", "/health/ready", "/v1/model", "/metrics", "/openapi.json"):
+            head, whole = client.head(path), client.get(path)
+            assert head.status_code == whole.status_code == 200
+            assert not head.content
+            assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+        assert client.head("/v1/tag").status_code == 405
+        assert client.head("/nowhere").status_code == 404
+
+
 def test_the_description_is_whole(tagger):
     schema = create_app(tagger, ServiceSettings(max_articles=7, max_characters=70)).openapi()
     assert set(schema["paths"]) == {"/v1/tag", "/v1/model", "/health/live", "/health/ready"}
     tag = schema["paths"]["/v1/tag"]["post"]
     assert set(tag["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503"}
     assert "security" not in tag
-    request = tag["requestBody"]["content"]["application/json"]["schema"]
-    articles = request["properties"]["articles"]
+    request = tag["requestBody"]["content"]["application/json"]
+    articles = request["schema"]["properties"]["articles"]
     assert articles["maxItems"] == 7
     assert articles["items"]["properties"]["text"]["maxLength"] == 70
-    for example in request["examples"]:
-        assert parse_body(json.dumps(example).encode(), ServiceSettings())
+    for example in request["examples"].values():
+        assert parse_body(json.dumps(example["value"]).encode(), ServiceSettings())
     for status, response in tag["responses"].items():
         name = "TagAnswer" if status == "200" else "ErrorAnswer"
         assert response["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
@@ -282,6 +312,24 @@ def test_flags_win_over_variables_and_variables_over_defaults(monkeypatch):
     assert settings.model == "embedded"
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("KHABAR_TOKEN_FILE", "KHABAR_TOKENS_FILE"),
+        ("KHABAR_MAX_ARTICELS", "KHABAR_MAX_ARTICLES"),
+        ("KHABAR_CORS_ORIGIN", "KHABAR_CORS_ORIGINS"),
+    ],
+)
+def test_a_slip_in_a_variables_name_is_an_error(monkeypatch, name, meant):
+    # These are others' to set, such as a cluster's that names the addresses of a service called khabar.
+    for other in ("KHABAR_SHARED", "KHABAR_SERVICE_HOST", "KHABAR_SERVICE_PORT", "KHABAR_PORT_8000_TCP_ADDR"):
+        monkeypatch.setenv(other, "tcp://10.0.0.1:8000")
+    assert read_settings().tokens_file is None
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(KhabarError, match=f"{name} is not a setting; did you mean {meant}"):
+        read_settings()
 
 
 @pytest.mark.parametrize(
