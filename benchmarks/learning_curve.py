@@ -88,8 +88,8 @@ def plot(points: Sequence[Point], picture: Path) -> None:
     for key, title in MEASURES.items():
         means = [100 * statistics.mean(run[key] for run in runs) for runs in by_size.values()]
         (line,) = axes.plot(list(by_size), means, label=title)
-        runs = [(run["articles"], 100 * run[key]) for run in points]
-        axes.scatter(*zip(*runs, strict=True), color=line.get_color(), s=12)
+        sizes, values = [run["articles"] for run in points], [100 * run[key] for run in points]
+        axes.scatter(sizes, values, color=line.get_color(), s=12)
     axes.set_xscale("log")
     axes.set_xticks(list(by_size), [f"{n:,}" for n in by_size])
     axes.xaxis.set_minor_locator(NullLocator())
