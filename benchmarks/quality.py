@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import CrfEntities, TfidfTopics
 
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
@@ -170,6 +169,8 @@ def model_row(name: str, device: str, data: Path) -> Row:
 
 def baseline_row(data: Path) -> Row:
     """Train and measure the feature baselines."""
+    from baselines import CrfEntities, TfidfTopics
+
     row: Row = {"name": "CRF with features; TF-IDF + logistic regression", "source": "this run"}
     corpus = Anercorp(data / "ner" / "anercorp")
     crf = CrfEntities().fit(read_conll(corpus.train_file))
