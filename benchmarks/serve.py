@@ -1,11 +1,12 @@
 """Measures `khabar serve` beside batch scoring of the same articles in the same run.
 
     python benchmarks/serve.py [--model FOLDER] [--device cpu] [--count N] [--words N] [--articles FILE.jsonl]
-                               [--clients 1 8 64] [--per-request 1 16] [--output FILE.json] [-- FLAGS OF khabar serve]
-    python benchmarks/serve.py --soak 600            # the service's memory under load
+                               [--clients 1 8 64] [--per-request 1] [--output FILE.json] [-- FLAGS OF khabar serve]
+    python benchmarks/serve.py --soak 10 [--clients 1]     # minutes; whether the service's memory stays flat
 
-Starts the service, sends each article once for every number of clients, and prints throughput, its ratio to batch
-scoring, latencies and errors. Clients and service share the machine's processors.
+Starts the service, sends each article once for every number of clients, and prints throughput, its share of batch
+scoring (the mean of a run before and one after), processor time, latencies and errors. Clients and service share the
+machine's processors; processor time is the service's alone, and tells more than throughput on a busy machine.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil  # comes with accelerate, of khabar[train]
 from speed import EXAMPLES, varied
 
-from khabar.inference.tagger import load
+from khabar.inference.tagger import Tagger, load
 from khabar.models.article_reader import read_articles
 
 MB = 2**20
 WARM_UP = 32  # articles
-SOAK_CLIENTS = 8
 TIMEOUT = 300  # seconds
+SOAK_SAMPLES = 40
+SETTLED = 0.25  # of a soak: what comes before is not held against it
+FLAT = 0.02  # of its memory, by which a service whose memory is flat may grow over the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Load:
     clients: int
     per_request: int
     articles_per_second: float
-    ratio: float
+    cpu_ms: float  # of the service, an article
     p50: float
     p95: float
     p99: float
@@ -97,7 +99,16 @@ async def send(
         return time.perf_counter() - started, seconds, errors
 
 
-def measure(url: str, texts: Sequence[str], clients: int, per_request: int, batch: float) -> Load:
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What batch scoring of the same articles reached."""
+
+    articles_per_second: float
+    cpu_ms: float
+
+
+def measure(url: str, process: psutil.Process, texts: Sequence[str], clients: int, per_request: int) -> Load:
+    before = cpu_seconds(process)
     total, seconds, errors = asyncio.run(send(url, texts, clients, per_request))
     if errors:
         print(f"errors: {dict(errors)}")
@@ -106,7 +117,7 @@ def measure(url: str, texts: Sequence[str], clients: int, per_request: int, batc
         clients=clients,
         per_request=per_request,
         articles_per_second=len(texts) / total,
-        ratio=len(texts) / total / batch,
+        cpu_ms=1000 * (cpu_seconds(process) - before) / len(texts),
         p50=1000 * cuts[49],
         p95=1000 * cuts[94],
         p99=1000 * cuts[98],
@@ -114,42 +125,79 @@ def measure(url: str, texts: Sequence[str], clients: int, per_request: int, batc
     )
 
 
-def batch_speed(texts: Sequence[str], model: str, device: str) -> float:
-    """Articles a second of batch scoring, in this process, before the service starts."""
-    tagger = load(model, device=device)
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def batch_speed(tagger: Tagger, texts: Sequence[str]) -> Batch:
+    """Score in this process, while the service is idle."""
     for _ in tagger.tag_many(texts[:WARM_UP]):
         pass
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     for _ in tagger.tag_many(texts):
         pass
-    return len(texts) / (time.perf_counter() - started)
+    return Batch(
+        articles_per_second=len(texts) / (time.perf_counter() - started),
+        cpu_ms=1000 * (time.process_time() - before) / len(texts),
+    )
 
 
-def soak(url: str, process: psutil.Process, texts: Sequence[str], seconds: float) -> None:
-    """Keep clients busy for so long, and print the service's resident memory."""
-    end = time.monotonic() + seconds
-    interval = max(seconds / 20, 1)
-    n_articles, n_errors, shown = 0, 0, 0.0
-    print(f"{'seconds':>8} {'articles':>10} {'errors':>7} {'memory MB':>10}")
-    while time.monotonic() < end:
-        _, _, errors = asyncio.run(send(url, texts[: SOAK_CLIENTS * 8], SOAK_CLIENTS, 1))
-        n_articles, n_errors = n_articles + len(texts[: SOAK_CLIENTS * 8]), n_errors + errors.total()
-        elapsed = seconds - (end - time.monotonic())
-        if elapsed - shown >= interval or time.monotonic() >= end:
-            shown = elapsed
-            print(f"{elapsed:8.0f} {n_articles:10,} {n_errors:7} {process.memory_info().rss / MB:10.1f}", flush=True)
+def show(loads: Sequence[Load], batches: Sequence[Batch], n_articles: int) -> None:
+    """Print a table, as Markdown."""
+    batch = statistics.mean(one.articles_per_second for one in batches)
+    print(f"{n_articles:,} articles; of batch scoring: articles a second\n")
+    names = ["clients", "articles a request", "articles/s", "of batch scoring", "processor ms an article"]
+    print("| " + " | ".join([*names, "p50 ms", "p95 ms", "p99 ms", "errors"]) + " |\n" + "|---:" * 9 + "|")
+    for row in loads:
+        print(
+            f"| {row.clients} | {row.per_request} | {row.articles_per_second:.1f} "
+            f"| {100 * row.articles_per_second / batch:.0f} % | {row.cpu_ms:.0f} "
+            f"| {row.p50:,.0f} | {row.p95:,.0f} | {row.p99:,.0f} | {row.errors} |"
+        )
+    cpu_ms = statistics.mean(one.cpu_ms for one in batches)
+    runs = " and ".join(f"{one.articles_per_second:.1f}" for one in batches)
+    print(f"| batch scoring | | {batch:.1f} ({runs}) | | {cpu_ms:.0f} | | | | |")
+
+
+def soak(url: str, process: psutil.Process, texts: Sequence[str], minutes: float, clients: int) -> bool:
+    """Keep clients busy for so long; print the service's resident memory, and tell whether it stays flat."""
+    started = time.monotonic()
+    interval = 60 * minutes / SOAK_SAMPLES
+    n_articles = n_errors = turn = 0
+    samples: list[tuple[float, float]] = []
+    print(f"{'minutes':>8} {'articles':>10} {'errors':>7} {'memory MB':>10}")
+    while len(samples) < SOAK_SAMPLES:
+        # Other articles each time, so that the batches are of many shapes.
+        part = [texts[(turn + i) % len(texts)] for i in range(8 * clients)]
+        turn += len(part)
+        _, _, errors = asyncio.run(send(url, part, clients, 1))
+        n_articles, n_errors = n_articles + len(part), n_errors + errors.total()
+        elapsed = time.monotonic() - started
+        if elapsed >= interval * (len(samples) + 1):
+            samples.append((elapsed / 60, process.memory_info().rss / MB))
+            print(f"{samples[-1][0]:8.1f} {n_articles:10,} {n_errors:7} {samples[-1][1]:10.1f}", flush=True)
+    settled = samples[round(SETTLED * len(samples)) :]
+    slope = statistics.linear_regression(*zip(*settled, strict=True)).slope
+    growth = slope * (settled[-1][0] - settled[0][0])
+    flat = growth < FLAT * settled[0][1] and not n_errors
+    print(
+        f"from minute {settled[0][0]:.1f} on: {slope:+.2f} MB a minute, {growth:+.1f} MB in all "
+        f"({100 * growth / settled[0][1]:+.1f} %), {n_errors} errors: {'flat' if flat else 'NOT FLAT'}"
+    )
+    return flat
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--count", type=int, default=400, help="articles")
+    parser.add_argument("--count", type=int, default=320, help="articles")
     parser.add_argument("--words", type=int, default=250, help="mean length of an article made of the examples")
     parser.add_argument("--articles", default=str(EXAMPLES))
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--per-request", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--per-request", type=int, nargs="+", default=[1])
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="with the first of --clients")
     parser.add_argument("--output", metavar="FILE.json")
     parser.add_argument("flags", nargs="*", help="for khabar serve, behind --")
     given = parser.parse_args()
@@ -158,26 +206,21 @@ def main() -> None:
     common = ["--model", given.model, "--device", given.device, *given.flags]
     if given.soak is not None:
         with service(common) as (url, process):
-            soak(url, process, texts, given.soak)
-        return
-    batch = batch_speed(texts, given.model, given.device)
-    print(f"batch scoring of {len(texts):,} articles: {batch:,.1f} articles/s")
-    print(f"{'clients':>8} {'a request':>10} {'articles/s':>11} {'ratio':>6}", end=" ")
-    print(f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} errors")
-    rows: list[Load] = []
-    with service(common) as (url, _):
+            flat = soak(url, process, texts, given.soak, given.clients[0])
+        raise SystemExit(0 if flat else 1)
+    tagger = load(given.model, device=given.device)
+    loads: list[Load] = []
+    with service(common) as (url, process):
+        batches = [batch_speed(tagger, texts)]
         asyncio.run(send(url, texts[:WARM_UP], 1, 1))
         for per_request in given.per_request:
             for clients in given.clients:
-                row = measure(url, texts, clients, per_request, batch)
-                rows.append(row)
-                print(
-                    f"{row.clients:8} {row.per_request:10} {row.articles_per_second:11,.1f} {row.ratio:6.2f} "
-                    f"{row.p50:8,.0f} {row.p95:8,.0f} {row.p99:8,.0f} {row.errors:6}",
-                    flush=True,
-                )
+                loads.append(measure(url, process, texts, clients, per_request))
+                print(loads[-1], file=sys.stderr, flush=True)
+        batches.append(batch_speed(tagger, texts))
+    show(loads, batches, len(texts))
     if given.output:
-        result: dict[str, Any] = {"batch": batch, "count": len(texts), "loads": [asdict(row) for row in rows]}
+        result = {"count": len(texts), "batch": [*map(asdict, batches)], "loads": [*map(asdict, loads)]}
         Path(given.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """The service over real sockets: clients that are slow, silent, gone, hostile or many."""
 
+import asyncio
 import json
 import random
 import socket
@@ -10,6 +11,8 @@ import time
 
 import pytest
 from connections import TEXT, answers, closed, connect, request_bytes
+
+from khabar.inference.service.server import listen
 
 
 def test_a_client_that_goes_frees_its_place(held_tagger, server_of, until, body):
@@ -153,6 +156,25 @@ def test_requests_one_after_the_other_on_a_connection_are_answered_in_order(tagg
         while seen.count(b'"model":"tiny 1.0"') < 2:
             seen += connection.recv(65536)
         assert seen.index(b'"id":"a"') < seen.index(b'"id":"b"')
+
+
+def test_answers_are_not_delayed_by_the_system():
+    """Nagle's algorithm and a client's delayed acknowledgement make 40 ms of an answer in two parts."""
+
+    async def run():
+        seen = asyncio.get_running_loop().create_future()
+
+        async def accepted(_, writer):
+            connection = writer.get_extra_info("socket")
+            seen.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(accepted, sock=listener):
+            await asyncio.open_connection(*listener.getsockname())
+            return await seen
+
+    assert asyncio.run(run())
 
 
 def test_the_command_says_what_is_wrong_before_it_loads_a_model(tmp_path):
