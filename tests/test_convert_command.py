@@ -152,7 +152,10 @@ def test_tokens_are_spaced_as_news_is_written(tokens, text):
 
 
 def test_the_commands_of_the_guide_run(examples, tmp_path, monkeypatch):
-    guide = (examples.parent / "docs" / "converting.md").read_text(encoding="utf-8")
+    path = examples.parent / "docs" / "converting.md"
+    if not path.is_file():
+        pytest.skip("only a checkout has the guide")
+    guide = path.read_text(encoding="utf-8")
     (tmp_path / "examples").symlink_to(examples)
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^(?:\$ )?khabar data convert (.+)$", guide, re.MULTILINE)
