@@ -15,8 +15,8 @@ BENCH_ARGS  ?= --only baselines
 
 setup: $(READY)
 
-# A changed pin or a changed pyproject.toml installs again; nothing else does.
-$(READY): requirements.txt pyproject.toml
+# A changed pin, pyproject.toml or version (in khabar/__init__.py) installs again; nothing else does.
+$(READY): requirements.txt pyproject.toml khabar/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "khabar needs Python 3.11 or later; $(PYTHON) is `$(PYTHON) --version 2>&1`. Try make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_killed_and_resumed_it_gives_the_same_weights(settings, tmp_path, averag
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not checkpoints.exists()
+
+
+def test_where_no_bar_is_shown_a_log_says_how_far_it_is(settings, monkeypatch, caplog):
+    monkeypatch.setattr("khabar.training.loop.REPORT_SECONDS", 0)
+    with caplog.at_level("INFO", logger="khabar"):
+        train(settings, progress_bar=False)
+    steps = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    n_steps = len(steps)
+    assert re.fullmatch(rf"step {n_steps} of {n_steps}, in epoch {settings.epochs}: loss \d+\.\d{{4}}", steps[-1])
 
 
 @pytest.mark.parametrize("n_moved", [1, 6])

@@ -39,6 +39,8 @@ from khabar.training.store import ExampleStore
 
 logger = logging.getLogger(__name__)
 
+REPORT_SECONDS = 60  # between two lines of a log, where no bar is shown
+
 # Told the epoch, counted from 1, and its dev score after each epoch; True ends the run. Asked in the main process.
 Watcher = Callable[[int, float], bool]
 
@@ -131,7 +133,7 @@ class Run:
 
     def _epoch(self, bar: tqdm[Any]) -> None:
         self.model.train()
-        began = time.monotonic()
+        began = reported = time.monotonic()
         progress = self.progress
         for parameter in pretrained_parameters(self.accelerator.unwrap_model(self.model).encoder):
             parameter.requires_grad_(progress.epoch >= self.settings.frozen_epochs)
@@ -152,6 +154,16 @@ class Run:
             progress.losses.append(float(loss.detach()))
             bar.update()
             bar.set_postfix(epoch=progress.epoch + 1, loss=f"{progress.losses[-1]:.3f}", refresh=False)
+            if bar.disable and time.monotonic() - reported >= REPORT_SECONDS:
+                reported = time.monotonic()
+                if self.accelerator.is_main_process:
+                    logger.info(
+                        "step %d of %d, in epoch %d: loss %.4f",
+                        progress.step,
+                        bar.total,
+                        progress.epoch + 1,
+                        progress.losses[-1],
+                    )
             every = self.settings.checkpoint_steps
             if every is not None and progress.step % every == 0:
                 progress.seconds += time.monotonic() - began
