@@ -1,12 +1,15 @@
-"""Measures what it is worth to mask labels that a corpus never annotates, and to learn from a coarser corpus.
+"""Measures what masking unannotated labels is worth, and a coarser corpus, and texts without labels.
 
     python benchmarks/partial_labels.py --encoder FOLDER_OR_ID [--config FILE] [--seeds 0 1 2] [--output FILE.json]
 
 First, gold train is cut into two corpora that annotate half of the labels each. A model trained on them with the
 other labels masked is set against one that takes unannotated words for outside, and against full labels. Second, a
 small part of gold train is trained on alone, with ANERcorp beside it (its ORG standing for several labels, what it
-never marks masked), and with ANERcorp taken at its word. Prints exact-span F1 on gold dev, in percent; of several
-seeds the mean. Every run trains to its last epoch: nothing is chosen on dev.
+never marks masked), and with ANERcorp taken at its word. Third, the model trained on that small part alone teaches
+another, on the same part and the texts of the other articles. In the second and third, every run sees the small part
+equally often: it stands --repeat times beside what it is mixed with, and alone it is trained on for so many more
+epochs. Prints exact-span F1 on gold dev, in percent; of several seeds the mean. Every run trains to its last epoch:
+nothing is chosen on dev.
 
 Give an encoder that has been pretrained only: the embedded model's has seen all of gold train.
 """
@@ -50,7 +53,8 @@ class Material:
         self.dev = [_entities_only(article) for article in read_articles(options.data / "gold" / "dev.jsonl")]
         order = np.random.default_rng(0).permutation(len(train_set)).tolist()
         self.train = [train_set[place] for place in order[: options.articles]]
-        self.few = self.train[: options.few]
+        self.few, self.rest = self.train[: options.few], self.train[options.few :]
+        self.repeat = options.repeat
         self.labels = sorted({entity.label for article in train_set for entity in article.entities or ()})
         unknown = set(options.first) - set(self.labels)
         if unknown or set(options.first) == set(self.labels):
@@ -84,14 +88,21 @@ class Material:
             source |= {"entities": COARSE, "unannotated": [label for label in self.labels if label not in marked]}
         else:
             source |= {"entities": {label: labels[0] for label, labels in COARSE.items()}}
-        return [*self.small(), source]
+        return [*self.small() * self.repeat, source]
+
+    def with_texts(self, teacher: Path) -> Sources:
+        """Those few, and the texts of the others with a model's word for their labels."""
+        texts = [replace(article, entities=None) for article in self.rest]
+        return [*self.small() * self.repeat, {"path": self._file("texts", texts, ()), "teacher": str(teacher)}]
 
     def _file(self, name: str, articles: Sequence[Article], labels: Sequence[str]) -> str:
         path = self.scratch / f"{name}.jsonl"
         lines = []
         for article in articles:
-            kept = tuple(entity for entity in article.entities or () if entity.label in labels)
-            lines.append(json.dumps(replace(article, entities=kept).to_json(), ensure_ascii=False))
+            if article.entities is not None:
+                kept = tuple(entity for entity in article.entities if entity.label in labels)
+                article = replace(article, entities=kept)
+            lines.append(json.dumps(article.to_json(), ensure_ascii=False))
         path.write_text("\n".join(lines), encoding="utf-8")
         return str(path)
 
@@ -100,24 +111,24 @@ def _entities_only(article: Article) -> Article:
     return replace(article, topics=None, segments=None)
 
 
-def run(options: argparse.Namespace, material: Material, sources: Sources, seed: int) -> dict[str, Any]:
-    """Train on sources and measure entities on gold dev."""
-    with tempfile.TemporaryDirectory(dir=material.scratch) as folder:
-        corpora = Path(folder) / "corpora.yaml"
-        corpora.write_text(json.dumps({"sources": sources}), encoding="utf-8")  # JSON is YAML
-        given: dict[str, Any] = {
-            "corpora": (str(corpora),),
-            "dev": None,
-            "output": str(Path(folder) / "model"),
-            "encoder": options.encoder,
-            "seed": seed,
-            "device": options.device,
-        }
-        if options.epochs is not None:
-            given["epochs"] = options.epochs
-        train(read_settings(options.config, given), progress_bar=sys.stderr.isatty())
-        report = evaluate(load(given["output"], device=options.device), material.dev)
-    entities: dict[str, Any] = report["entities"]
+def run(
+    options: argparse.Namespace, material: Material, sources: Sources, seed: int, output: Path, *, times: int = 1
+) -> dict[str, Any]:
+    """Train on sources for so many times the epochs, and measure entities on gold dev."""
+    corpora = material.scratch / "corpora.yaml"
+    corpora.write_text(json.dumps({"sources": sources}), encoding="utf-8")  # JSON is YAML
+    given: dict[str, Any] = {
+        "corpora": (str(corpora),),
+        "dev": None,
+        "output": str(output),
+        "encoder": options.encoder,
+        "seed": seed,
+        "device": options.device,
+    }
+    settings = read_settings(options.config, given)
+    settings = replace(settings, epochs=times * (options.epochs or settings.epochs))
+    train(settings, progress_bar=sys.stderr.isatty())
+    entities: dict[str, Any] = evaluate(load(output, device=options.device), material.dev)["entities"]
     return entities
 
 
@@ -129,10 +140,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="passes over the articles; without it, the settings'")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the corpora")
     parser.add_argument("--articles", type=int, default=800, help="of gold train, for the first experiment")
-    parser.add_argument("--few", type=int, default=100, help="of gold train, for the second")
+    parser.add_argument("--few", type=int, default=100, help="of them, for the second and third")
+    parser.add_argument(
+        "--repeat", type=int, default=4, help="how often those few stand beside what they are mixed with"
+    )
     parser.add_argument("--first", nargs="+", default=FIRST, help="labels that the first half annotates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", choices=["halves", "coarse"], help="one of the two experiments")
+    parser.add_argument("--only", choices=["halves", "coarse", "taught"], help="one of the three experiments")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="file for all measures (JSON)")
     options = parser.parse_args()
@@ -145,27 +159,40 @@ def main() -> None:
 def _measure_all(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="khabar-partial-") as scratch:
         material = Material(options, Path(scratch))
-        n, few = len(material.train), len(material.few)
-        experiments: dict[str, dict[str, Callable[[], Sources]]] = {
+        n, few, models = len(material.train), len(material.few), Path(scratch) / "models"
+        # What a row is trained on, for a seed: a taught model's teacher is the one that was trained alone.
+        alone = f"{few} articles, all labels"
+        few_alone: dict[str, Callable[[int], Sources]] = {alone: lambda _seed: material.small()}
+        experiments: dict[str, dict[str, Callable[[int], Sources]]] = {
             "halves": {
-                f"{n} articles, all labels": material.full,
-                "half the labels on each half, the others masked": lambda: material.halves(masked=True),
-                "the same, the others taken for outside": lambda: material.halves(masked=False),
+                f"{n} articles, all labels": lambda _seed: material.full(),
+                "half the labels on each half, the others masked": lambda _seed: material.halves(masked=True),
+                "the same, the others taken for outside": lambda _seed: material.halves(masked=False),
             },
-            "coarse": {
-                f"{few} articles, all labels": material.small,
-                "and ANERcorp, tag sets and mask": lambda: material.with_anercorp(masked=True),
-                "and ANERcorp, first of the labels, no mask": lambda: material.with_anercorp(masked=False),
+            "coarse": few_alone
+            | {
+                "and ANERcorp, tag sets and mask": lambda _seed: material.with_anercorp(masked=True),
+                "and ANERcorp, first of the labels, no mask": lambda _seed: material.with_anercorp(masked=False),
+            },
+            "taught": few_alone
+            | {
+                f"and the texts of {len(material.rest)} others, taught by that model": lambda seed: material.with_texts(
+                    models / f"{alone}-{seed}"
+                ),
             },
         }
         rows: dict[str, list[dict[str, Any]]] = {}
-        chosen = [options.only] if options.only else list(experiments)
-        for name, sources in ((name, make) for key in chosen for name, make in experiments[key].items()):
-            rows[name] = []
-            for seed in options.seeds:
-                began = time.monotonic()
-                rows[name].append(run(options, material, sources(), seed))
-                print(f"{name}, seed {seed}: {time.monotonic() - began:,.0f} s", file=sys.stderr, flush=True)
+        for key in [options.only] if options.only else experiments:
+            for name, sources in experiments[key].items():
+                if name in rows:
+                    continue
+                rows[name] = []
+                for seed in options.seeds:
+                    began = time.monotonic()
+                    times = options.repeat if name == alone else 1
+                    output = models / f"{name}-{seed}"
+                    rows[name].append(run(options, material, sources(seed), seed, output, times=times))
+                    print(f"{name}, seed {seed}: {time.monotonic() - began:,.0f} s", file=sys.stderr, flush=True)
         print(_table(rows, material.labels, len(material.dev)))
     if options.output is not None:
         options.output.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -37,15 +37,13 @@ def model_digest(model: str) -> str:
 
     Args:
         model: As for `khabar.load`.
+
+    Raises:
+        ModelFolderError: If there is no such model.
     """
-    from khabar.models.folder import named_folder
+    from khabar.models.folder import local_folder
 
-    folder = Path(named_folder(model))
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        config = try_to_load_from_cache(model, "config.json")
-        folder = Path(config).parent if isinstance(config, str) else folder
+    folder = local_folder(model)
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(path for pattern in _MODEL_FILES for path in folder.glob(pattern)):
         digest.update(path.name.encode())

@@ -106,7 +106,7 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
             its tensors are missing, too many, of wrong shapes or kinds, or not numbers; if its settings are not of
             the right types; or if its tokenizer is not the model's.
     """
-    folder = _local_folder(name)
+    folder = local_folder(name)
     check_whole(folder, MODEL_FILES)
     if folder != EMBEDDED:  # what installs khabar may have linked its files
         check_contained(folder)
@@ -151,7 +151,7 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         KhabarError: If it reads text segmented by Farasa.
     """
     check_segmentation(str(name))
-    folder = _local_folder(name)
+    folder = local_folder(name)
     check_whole(folder, ("config.json", WEIGHTS))
     if read_settings(folder / "config.json").get("model_type") == KhabarConfig.model_type:
         model, tokenizer = load_model(folder)
@@ -193,7 +193,7 @@ def _with_report(kind: Any, folder: Path, **options: Any) -> Any:
     )
 
 
-def _local_folder(name: str | Path) -> Path:
+def local_folder(name: str | Path) -> Path:
     """Give the folder that is meant; of a hub id, the one in the hub's cache, once what khabar reads is there."""
     folder = Path(named_folder(name))
     if folder.is_dir():

@@ -117,7 +117,7 @@ class KhabarModel(PreTrainedModel):
             segment_words: Likewise.
             word_mask: Likewise.
             article_rows: Likewise.
-            segment_topics: (n_segments, n_topics) 1, 0 or NaN where not annotated.
+            segment_topics: (n_segments, n_topics) probabilities, 1 or 0 if certain; NaN where not annotated.
             article_topics: (n_articles, n_topics) likewise.
             allowed_tags: (n_segments, n_words, n_tags) bool; all True where not annotated.
             proclitics: (n_segments, n_words) proclitic letters before a name, or NOT_ANNOTATED.

@@ -24,8 +24,9 @@ def metrics():
         corpora=("/home/someone/secret/train.jsonl",), dev="dev.jsonl", output="/data/m", encoder="org/encoder"
     )
     source = {
-        "name": "train.jsonl", "sha256": "ab" * 32, "licence": "CC BY 4.0", "articles": 1200, "with_topics": 1200,
-        "with_segment_topics": 0, "with_entities": 3, "topics": {"رياضة": 70, "a|b": 7}, "entities": {"X": 90},
+        "name": "train.jsonl", "sha256": "ab" * 32, "licence": "CC BY 4.0", "teachers": [],
+        "articles": 1200, "with_topics": 1200, "with_segment_topics": 0, "with_entities": 3,
+        "topics": {"رياضة": 70, "a|b": 7}, "entities": {"X": 90},
     }  # fmt: skip
     return {
         "model": "خبر 1.0",
@@ -99,8 +100,9 @@ def test_a_source_is_counted_as_its_annotators_left_it(corpus):
     facts = describe_source(source)
     assert facts.pop("sha256") == hashlib.sha256(corpus.read_bytes()).hexdigest()
     assert facts == {
-        "name": "train.jsonl", "licence": None, "articles": 24, "with_topics": 24, "with_segment_topics": 24,
-        "with_entities": 24, "topics": {"attack": 16, "statement": 16}, "entities": {"LOCATION": 48},
+        "name": "train.jsonl", "licence": None, "teachers": [], "articles": 24, "with_topics": 24,
+        "with_segment_topics": 24, "with_entities": 24,
+        "topics": {"attack": 16, "statement": 16}, "entities": {"LOCATION": 48},
     }  # fmt: skip
 
 

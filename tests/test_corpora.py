@@ -189,7 +189,7 @@ def test_all_problems_of_a_yaml_are_listed_at_their_lines(tmp_path):
             (
                 "sources[0]: false is not a known key; allowed: "
                 "path, format, split, entities, unannotated, ignore, topics, unannotated_topics, ignore_topics, "
-                "proclitics, weight, licence"
+                "proclitics, weight, licence, teacher"
             ),
         ),
         (3, "sources[0].weight is -1; allowed: a number above 0"),

@@ -185,6 +185,13 @@ def _data(metrics: Mapping[str, Any]) -> list[str]:
     header = ["file", "use", "articles", "with topics", "with topics of segments", "with entities", "licence"]
     sections = ["## Data", _table(header, rows)]
     sections.append("\n".join(f"- `{source['name']}`: sha256 `{source['sha256']}`" for _, source in sources))
+    taught = [
+        f"- `{source['name']}`: what its labels leave open was filled in by `{_LISTED.join(source['teachers'])}`"
+        for _, source in sources
+        if source["teachers"]
+    ]
+    if taught:
+        sections.append("\n".join(taught))
     for key, title in (("topics", "topic, in articles"), ("entities", "entity label")):
         labels = dict.fromkeys(label for _, source in sources for label in source[key])
         if labels:

@@ -15,15 +15,18 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from khabar import __version__
+from khabar.inference.run_identity import model_digest
 from khabar.models.article import Article
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
+from khabar.models.folder import load_model
 from khabar.training.batching import Example
 from khabar.training.corpora import Corpus
 from khabar.training.example_table import SCHEMA
 from khabar.training.processes import on_main
 from khabar.training.store import ExampleStore, remove_stores, write_store
 from khabar.training.targets import LabelSet, LostEntities, make_targets
+from khabar.training.teaching import Teachers
 
 # Encoded together, whichever comes first.
 _MOST_ARTICLES, _MOST_CHARACTERS = 512, 500_000
@@ -31,6 +34,8 @@ _MOST_ARTICLES, _MOST_CHARACTERS = 512, 500_000
 
 def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
     """Gather every topic and entity label that occurs in the corpora, in alphabetical order.
+
+    Where no corpus has any, the labels are those of the corpora's teachers.
 
     Raises:
         KhabarError: If there is none.
@@ -43,6 +48,11 @@ def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
             label for source in corpus.counts.entities for label in corpus.annotation.labels_of(source)
         )
     if not topics and not entity_labels:
+        for name in sorted({name for corpus in corpora for name in corpus.articles.spec.teachers}):
+            config = load_model(name)[0].config
+            topics.update(config.topics)
+            entity_labels.update(config.entity_labels)
+    if not topics and not entity_labels:
         raise KhabarError("the corpora hold no topic and no entity: there is nothing to learn")
     return LabelSet(topics=tuple(sorted(topics)), entity_labels=tuple(sorted(entity_labels)))
 
@@ -54,6 +64,7 @@ def open_examples(
     *,
     max_segment_words: int,
     folder: Path,
+    device: str = "auto",
 ) -> ExampleStore:
     """Encode every article and work out its targets, or open what an earlier run left of just that.
 
@@ -65,13 +76,15 @@ def open_examples(
         labels: The model's, in the order of its logits.
         max_segment_words: Longest segment where an article does not give segments.
         folder: Holds the examples, about as large as the corpora. Examples of other corpora,
-            labels or settings that lie there are removed.
+            labels, teachers or settings that lie there are removed.
+        device: Where the corpora's teachers run.
 
     Returns:
         The examples in the corpora's order.
 
     Raises:
-        KhabarError: If a corpus has changed since it was loaded, or the folder cannot be written.
+        KhabarError: If a corpus has changed since it was loaded, a teacher cannot be used, or the folder cannot
+            be written.
     """
     here = folder / _fingerprint(corpora, tokenizer, labels, max_segment_words)
 
@@ -82,7 +95,9 @@ def open_examples(
         lost = LostEntities()
         n_articles = sum(corpus.counts.articles for corpus in corpora)
         with tqdm(total=n_articles, desc="encoding", unit=" articles", leave=False, disable=None, delay=2) as bar:
-            batches = encode_corpora(corpora, tokenizer, labels, max_segment_words=max_segment_words, lost=lost)
+            batches = encode_corpora(
+                corpora, tokenizer, labels, max_segment_words=max_segment_words, lost=lost, device=device
+            )
             write_store(here, _counted(batches, bar), lost)
 
     on_main(write)
@@ -96,6 +111,7 @@ def encode_corpora(
     *,
     max_segment_words: int,
     lost: LostEntities,
+    device: str = "auto",
 ) -> Iterator[list[Example]]:
     """Encode every article and work out its targets, some articles at a time.
 
@@ -105,19 +121,26 @@ def encode_corpora(
         labels: Likewise.
         max_segment_words: Likewise.
         lost: Entities that words cannot express are added here.
+        device: Where the corpora's teachers run.
     """
     for corpus in corpora:
+        names = corpus.articles.spec.teachers
+        teachers = Teachers(names, labels, device=device) if names else None
         for articles in _groups(corpus.articles):
+            texts = [article.text for article in articles]
             encoded = encode_articles(
-                [article.text for article in articles],
+                texts,
                 tokenizer,
                 max_segment_words=max_segment_words,
                 segments=[article.segment_spans for article in articles],
             )
-            yield [
-                Example(encoded=one, targets=make_targets(article, one, corpus.annotation, labels, lost))
+            targets = [
+                make_targets(article, one, corpus.annotation, labels, lost)
                 for article, one in zip(articles, encoded, strict=True)
             ]
+            if teachers is not None:
+                targets = teachers.complete(texts, encoded, targets)
+            yield [Example(encoded=one, targets=target) for one, target in zip(encoded, targets, strict=True)]
 
 
 def _groups(articles: Iterable[Article]) -> Iterator[list[Article]]:
@@ -149,6 +172,7 @@ def _fingerprint(
             [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
             for corpus in corpora
         ],
+        "teachers": {name: model_digest(name) for corpus in corpora for name in corpus.articles.spec.teachers},
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "labels": asdict(labels),
         "max_segment_words": max_segment_words,

@@ -17,7 +17,7 @@ from khabar.models.encoding import EncodedArticle
 from khabar.training.batching import Example
 from khabar.training.targets import LabelSet, Targets
 
-# Of (…, n_topics) targets: what is not annotated.
+# Of (…, n_topics) targets: what is not annotated. What is, is stored in percent.
 _UNKNOWN = -1
 
 SCHEMA = pa.schema(
@@ -50,8 +50,8 @@ def to_table(examples: Sequence[Example]) -> pa.Table:
             "words": np.array(encoded.words, dtype=np.int32).ravel(),
             "segments": np.array(encoded.segments, dtype=np.int32).ravel(),
             "segment_sizes": np.bincount(encoded.piece_segments, minlength=len(encoded.segments)),
-            "segment_topics": _whole(targets.segment_topics),
-            "article_topics": _whole(targets.article_topics),
+            "segment_topics": _percent(targets.segment_topics),
+            "article_topics": _percent(targets.article_topics),
             "allowed_tags": np.packbits(targets.allowed_tags, axis=1).ravel(),
             "proclitics": targets.proclitics,
         }
@@ -124,12 +124,12 @@ def _lists(rows: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=kind)
 
 
-def _whole(topics: NDArray[np.float32]) -> NDArray[np.int8]:
-    return np.where(np.isnan(topics), _UNKNOWN, topics).astype(np.int8).ravel()
+def _percent(topics: NDArray[np.float32]) -> NDArray[np.int8]:
+    return np.where(np.isnan(topics), _UNKNOWN, np.rint(topics * 100)).astype(np.int8).ravel()
 
 
 def _with_unknown(topics: NDArray[Any]) -> NDArray[np.float32]:
-    return np.where(topics == _UNKNOWN, np.float32(np.nan), topics.astype(np.float32))
+    return np.where(topics == _UNKNOWN, np.float32(np.nan), topics.astype(np.float32) / 100)
 
 
 def _spans(flat: NDArray[Any]) -> tuple[tuple[int, int], ...]:

@@ -54,14 +54,19 @@ class Material:
         self.facts = on_main(
             lambda: {name: list(map(describe_source, group)) for name, group in (("train", corpora), ("dev", held_out))}
         )
-        self._cache = examples_folder(settings)
+        self._cache, self._device = examples_folder(settings), settings.device
         self._examples: ExampleStore | None = None
 
     def examples(self, tokenizer: PreTrainedTokenizerFast, *, max_segment_words: int) -> ExampleStore:
         """Give the training examples, encoded for the first run and kept on disk for the others."""
         if self._examples is None:
             self._examples = open_examples(
-                self.corpora, tokenizer, self.labels, max_segment_words=max_segment_words, folder=self._cache
+                self.corpora,
+                tokenizer,
+                self.labels,
+                max_segment_words=max_segment_words,
+                folder=self._cache,
+                device=self._device,
             )
             logger.info("%d articles; %s", len(self._examples), self._examples.lost)
         return self._examples

@@ -32,7 +32,7 @@ def describe_source(corpus: Corpus) -> dict[str, Any]:
     """Describe a source as metrics.json and the model card hold it.
 
     Returns:
-        `{"name", "sha256", "licence", "articles", "with_topics", "with_segment_topics", "with_entities",
+        `{"name", "sha256", "licence", "teachers", "articles", "with_topics", "with_segment_topics", "with_entities",
         "topics": {label: articles}, "entities": {label: entities}}`; entities by the source's own labels, and a
         topic counts once an article, whether the article or a segment of it has it.
     """
@@ -40,6 +40,7 @@ def describe_source(corpus: Corpus) -> dict[str, Any]:
         "name": shown_path(corpus.name),
         "sha256": _sha256(Path(corpus.name)),
         "licence": corpus.licence,
+        "teachers": [shown_path(name) for name in corpus.articles.spec.teachers],
         **corpus.counts.to_json(),
     }
 

@@ -38,6 +38,7 @@ _SOURCE_KEYS = (
     "proclitics",
     "weight",
     "licence",
+    "teacher",
 )
 
 
@@ -54,6 +55,7 @@ class SourceSpec:
         unannotated_topics: The model's topics that the source never gives.
         ignore_topics: Source topics that stand for none of the model's.
         licence: Under what terms texts and labels are; None where nobody has said.
+        teachers: Models that say what the source's labels leave open (see teaching.py).
         declared_in: The YAML that names it, and there `line`; None for a path given by itself.
     """
 
@@ -69,6 +71,7 @@ class SourceSpec:
     proclitics: bool = True
     weight: float = 1.0
     licence: str | None = None
+    teachers: tuple[str, ...] = ()
     declared_in: Path | None = None
     line: int | None = None
 
@@ -121,6 +124,7 @@ class SourceChecker:
         licence = source.get("licence")
         if licence is not None and not (isinstance(licence, str) and licence.strip()):
             self._wrong("licence", licence, "a name or a sentence, such as CC BY 4.0")
+        teachers = self._teachers(source, declared_in, split)
         self._contradictions("entities", entities or {}, unannotated, ignore)
         self._contradictions("topics", {name: (to,) for name, to in (topics or {}).items()}, no_topics, ignore_topics)
         if self.messages or kind is None:
@@ -138,6 +142,7 @@ class SourceChecker:
             proclitics=proclitics,
             weight=float(weight),
             licence=licence,
+            teachers=teachers,
             declared_in=declared_in,
             line=line,
         )
@@ -164,6 +169,20 @@ class SourceChecker:
         if split is None:
             self._wrong("split", value, ", ".join(SPLITS))
         return split
+
+    def _teachers(self, source: Mapping[str, object], declared_in: Path, split: Split | None) -> tuple[str, ...]:
+        """Read the models' names: a folder beside the YAML, or what `khabar.load` takes."""
+        if "teacher" not in source:
+            return ()
+        value = source["teacher"]
+        names = [value] if isinstance(value, str) else value
+        if not _is_labels(names) or not names:
+            self._wrong("teacher", value, "a model (a folder, a hub id or embedded), or a list of them")
+            return ()
+        if split in ("dev", "test"):
+            self._wrong("teacher", value, f"no teacher where split is {split}: what is measured on must be labelled")
+        beside = [declared_in.parent / name for name in names]
+        return tuple(str(path) if path.is_dir() else name for name, path in zip(names, beside, strict=True))
 
     def _topics(self, source: Mapping[str, object]) -> dict[str, str] | None:
         if "topics" not in source:

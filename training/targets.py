@@ -33,8 +33,8 @@ class LabelSet:
 class Targets:
     """What the model should say of one article."""
 
-    segment_topics: NDArray[np.float32]  # (n_segments, n_topics) 1, 0 or NaN
-    article_topics: NDArray[np.float32]  # (n_topics,) 1, 0 or NaN
+    segment_topics: NDArray[np.float32]  # (n_segments, n_topics) probabilities: 1, 0, a teacher's, or NaN
+    article_topics: NDArray[np.float32]  # (n_topics,) likewise
     allowed_tags: NDArray[np.bool_]  # (n_words, n_tags)
     proclitics: NDArray[np.int64]  # (n_words,) letters, or NOT_ANNOTATED
     weight: float

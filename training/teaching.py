@@ -1,0 +1,241 @@
+"""Lets finished models say what a source's own labels leave open: topics, likely tags, joined proclitics.
+
+Turns encoded articles and their targets into fuller targets. Knows models and labels; knows nothing of corpora.
+
+Source: topics are learned from a teacher's probabilities as in Hinton et al. 2015, "Distilling the Knowledge in a
+Neural Network"; texts without any label as in Yarowsky 1995 (self-training) and Xie et al. 2020, "Self-training with
+Noisy Student improves ImageNet classification". A word learns the set of tags that its teachers hold likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from khabar.inference.engine import BATCH_PIECES
+from khabar.inference.planning import plan_batches
+from khabar.inference.tagger import Tagger, load
+from khabar.models import tags
+from khabar.models.batch import WindowSettings, collate, word_places
+from khabar.models.encoding import EncodedArticle, encode_articles
+from khabar.models.errors import KhabarError
+from khabar.models.model import NOT_ANNOTATED
+from khabar.training.targets import LabelSet, Targets
+
+# A tag is likely for a word if it has this share of the likeliest tag's probability: two or more are left where the
+# teachers are torn. Far lower, and "outside" would be left to most names: a student that finds none would be right.
+LIKELY_SHARE = 1 / 3
+# From here on, the teachers are sure how many letters stand joined before a name.
+SURE_PROCLITICS = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one teacher, or the mean of several, says of an article; labels in the taught model's order.
+
+    Attributes:
+        segment_topics: (n_segments, n_topics) probabilities; NaN for a topic that the teachers do not know.
+        article_topics: (n_topics,) likewise.
+        tags: (n_words, n_tags) probabilities; NaN for a label, or at a word, that the teachers do not know.
+        best: (n_words, n_tags) share of the teachers on whose best path the word has the tag.
+        proclitics: (n_words, MAX_PROCLITICS + 1) probabilities; NaN at a word that the teachers do not know.
+    """
+
+    segment_topics: NDArray[np.float32]
+    article_topics: NDArray[np.float32]
+    tags: NDArray[np.float32]
+    best: NDArray[np.float32]
+    proclitics: NDArray[np.float32]
+
+
+class Teachers:
+    """Finished models that answer together: their probabilities are averaged.
+
+    Args:
+        names: Folders, hub ids or `embedded`; at least one.
+        labels: Those of the model that is taught.
+        device: As in `khabar.load`.
+
+    Raises:
+        KhabarError: If a teacher cannot be loaded, if their labels differ, or if they know none of the model's.
+    """
+
+    def __init__(self, names: Sequence[str], labels: LabelSet, *, device: str = "auto") -> None:
+        taggers = [load(name, device=device) for name in names]
+        first = _label_set(taggers[0])
+        for name, tagger in zip(names, taggers, strict=True):
+            if _label_set(tagger) != first:
+                raise KhabarError(
+                    f"the teachers {names[0]} and {name} have different labels ({', '.join(sorted(first))}; "
+                    f"{', '.join(sorted(_label_set(tagger)))}); allowed: teachers of a source with the same ones"
+                )
+        wanted = {*labels.topics, *labels.entity_labels}
+        if not first & wanted:
+            raise KhabarError(
+                f"the teacher {names[0]} knows none of the labels to learn ({', '.join(sorted(wanted))}); "
+                f"its own are {', '.join(sorted(first))}"
+            )
+        self._teachers = [_Teacher(tagger, labels) for tagger in taggers]
+
+    def complete(
+        self, texts: Sequence[str], encoded: Sequence[EncodedArticle], targets: Sequence[Targets]
+    ) -> list[Targets]:
+        """Fill in what targets leave open.
+
+        Args:
+            texts: The articles' texts.
+            encoded: The articles as the model to train reads them; the teachers are given its segments.
+            targets: What the articles' source says; that stands as it is.
+        """
+        answers = [teacher.answers(texts, encoded) for teacher in self._teachers]
+        return [
+            _completed(one, target, _mean(together))
+            for one, target, together in zip(encoded, targets, zip(*answers, strict=True), strict=True)
+        ]
+
+
+class _Teacher:
+    """One model, and how its labels lie among those of the model that is taught."""
+
+    def __init__(self, tagger: Tagger, labels: LabelSet) -> None:
+        self._tagger, self._model = tagger, tagger.model
+        self._crf = deepcopy(tagger.model.crf).cpu()
+        config = tagger.model.config
+        self._temperatures = torch.tensor([config.topic_temperatures[topic] for topic in config.topics])
+        self._windows = WindowSettings.from_tokenizer(tagger.tokenizer, window=config.window, stride=config.stride)
+        self._n_topics, self._n_tags = len(labels.topics), tags.n_tags(len(labels.entity_labels))
+        # Of each topic and tag of the teacher, the model's; a label that the model lacks is outside to it.
+        common = [topic for topic in config.topics if topic in labels.topics]
+        self._topics = (
+            [config.topics.index(topic) for topic in common],
+            [labels.topics.index(topic) for topic in common],
+        )
+        self._tags = np.zeros(tags.n_tags(len(config.entity_labels)), dtype=np.int64)
+        for place, label in enumerate(config.entity_labels):
+            if label in labels.entity_labels:
+                to = labels.entity_labels.index(label)
+                self._tags[[tags.begin_tag(place), tags.inside_tag(place)]] = tags.begin_tag(to), tags.inside_tag(to)
+        self._unknown = np.setdiff1d(np.arange(self._n_tags), self._tags)
+
+    @torch.inference_mode()
+    def answers(self, texts: Sequence[str], encoded: Sequence[EncodedArticle]) -> list[Answer]:
+        """Answer for articles, which are run in batches of like length."""
+        config, device = self._model.config, self._model.device
+        own = encode_articles(
+            texts,
+            self._tagger.tokenizer,
+            max_segment_words=config.max_segment_words,
+            segments=[one.segments for one in encoded],
+        )
+        batches = plan_batches(
+            [one.n_pieces for one in own],
+            window=config.window,
+            stride=config.stride,
+            batch_pieces=BATCH_PIECES[device.type],
+        )
+        answers: dict[int, Answer] = {}
+        for indices in batches:
+            batch = collate([own[index] for index in indices], self._windows)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._tagger.bf16):
+                output = self._model(**{name: tensor.to(device) for name, tensor in batch.tensors().items()})
+            emissions, mask = output.emissions.cpu(), batch.word_mask
+            by_segment = (output.segment_topic_logits.cpu() / self._temperatures).sigmoid().numpy()
+            by_article = (output.article_topic_logits.cpu() / self._temperatures).sigmoid().numpy()
+            by_word = [
+                self._crf.marginals(emissions, mask).numpy(),
+                self._crf.viterbi(emissions, mask).numpy(),
+                output.proclitic_logits.cpu().softmax(dim=-1).numpy(),
+            ]
+            first = 0  # row of the article's first segment
+            for index, topics in zip(indices, by_article, strict=True):
+                rows, columns = word_places(own[index])
+                stop = first + len(own[index].segments)
+                words = [values[rows + first, columns] for values in by_word]
+                answers[index] = self._answer(encoded[index], own[index], by_segment[first:stop], topics, *words)
+                first = stop
+        return [answers[index] for index in range(len(texts))]
+
+    def _answer(
+        self,
+        encoded: EncodedArticle,
+        own: EncodedArticle,
+        by_segment: NDArray[np.float32],
+        by_article: NDArray[np.float32],
+        marginals: NDArray[np.float32],
+        path: NDArray[np.int64],
+        proclitics: NDArray[np.float32],
+    ) -> Answer:
+        """Lay one article's outputs out in the order of the model's labels and words."""
+        theirs, ours = self._topics
+        segment_topics = np.full((len(encoded.segments), self._n_topics), np.nan, dtype=np.float32)
+        article_topics = np.full(self._n_topics, np.nan, dtype=np.float32)
+        segment_topics[:, ours], article_topics[ours] = by_segment[:, theirs], by_article[theirs]
+
+        # The two tokenizers may differ in which words have no piece.
+        place_of = {word: place for place, word in enumerate(own.words)}
+        places = np.array([place_of.get(word, -1) for word in encoded.words], dtype=np.int64)
+        read = places >= 0
+        known, best = (np.zeros((len(places), self._n_tags), dtype=np.float32) for _ in range(2))
+        known_rows = np.flatnonzero(read)
+        np.add.at(known, (known_rows[:, None], self._tags[None, :]), marginals[places[read]])
+        known[:, self._unknown] = np.nan
+        known[~read] = np.nan
+        best[known_rows, self._tags[path[places[read]]]] = 1.0
+        joined = np.full((len(places), proclitics.shape[-1]), np.nan, dtype=np.float32)
+        joined[read] = proclitics[places[read]]
+        return Answer(
+            segment_topics=segment_topics, article_topics=article_topics, tags=known, best=best, proclitics=joined
+        )
+
+
+def _label_set(tagger: Tagger) -> set[str]:
+    return {*tagger.topics, *tagger.entity_labels}
+
+
+def _mean(answers: Sequence[Answer]) -> Answer:
+    names = [field.name for field in fields(Answer)]
+    return Answer(**{name: np.mean([getattr(answer, name) for answer in answers], axis=0) for name in names})
+
+
+def _completed(encoded: EncodedArticle, targets: Targets, answer: Answer) -> Targets:
+    """Let a source's targets stand, and put the teachers' answer where they leave something open."""
+    segment_topics = np.where(np.isnan(targets.segment_topics), answer.segment_topics, targets.segment_topics)
+    segment_topics[:, targets.article_topics == 0] = 0  # no segment shows what the article does not report
+    allowed = _likely(encoded, targets.allowed_tags, answer)
+    names_begin = allowed[:, 1::2].any(axis=1) & ~allowed[:, tags.OUTSIDE] & ~allowed[:, 2::2].any(axis=1)
+    sure = names_begin & (answer.proclitics.max(axis=1, initial=0) >= SURE_PROCLITICS)
+    open_ = sure & (targets.proclitics == NOT_ANNOTATED)
+    return replace(
+        targets,
+        segment_topics=segment_topics,
+        article_topics=np.where(np.isnan(targets.article_topics), answer.article_topics, targets.article_topics),
+        allowed_tags=allowed,
+        proclitics=np.where(open_, answer.proclitics.argmax(axis=1), targets.proclitics),
+    )
+
+
+def _likely(encoded: EncodedArticle, allowed: NDArray[np.bool_], answer: Answer) -> NDArray[np.bool_]:
+    """Of the tags that a source allows, keep those that the teachers hold likely, where a path is left."""
+    highest = np.nan_to_num(answer.tags).max(axis=1, keepdims=True, initial=0)
+    likely = np.isnan(answer.tags) | (answer.tags >= LIKELY_SHARE * highest) | (answer.best > 0)
+    both = allowed & likely
+    both = np.where(both.any(axis=1, keepdims=True), both, allowed)
+    if allowed.all():
+        return both  # every teacher's best path is left
+    n_labels = (allowed.shape[1] - 1) // 2
+    starts, moves = tags.legal_starts(n_labels).numpy(), tags.legal_transitions(n_labels).numpy()
+    for segment in range(len(encoded.segments)):
+        words = slice(*np.searchsorted(encoded.word_segments, [segment, segment + 1]))
+        reached = starts
+        for row in both[words]:
+            reached = reached & row
+            if not reached.any():
+                both[words] = allowed[words]
+                break
+            reached = moves[reached].any(axis=0)
+    return both
