@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from khabar.models.windows import window_starts
+from khabar.models.windows import lay_windows
 
 T = TypeVar("T")
 
@@ -19,25 +19,25 @@ SMALL = 16  # a batch below this part of its most pieces is small: many tiny bat
 
 
 def plan_batches(lengths: Sequence[int], *, window: int, stride: int, batch_pieces: int) -> list[list[int]]:
-    """Group articles of like length so that each batch stays within its pieces, padding included.
+    """Group articles whose windows are of like width so that each batch stays within its pieces, padding included.
 
     Args:
         lengths: Pieces of each article.
-        window: Longest window in pieces, its two special pieces included; a longer article fills several.
-        stride: Step from window to window in pieces.
+        window: Widest window in pieces, its two special pieces included; a longer article takes several.
+        stride: Widest step from window to window in pieces.
         batch_pieces: Most pieces in a batch; an article that is longer goes alone.
 
     Returns:
         Batches of article indices; together each index once.
     """
+    layouts = [lay_windows(length, window - 2, stride) for length in lengths]
     batches: list[list[int]] = []
-    rows = width = filled = 0  # of the last batch: windows, length of the longest, pieces without padding
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        n_windows = len(window_starts(lengths[index], window - 2, stride))
-        longest = min(lengths[index] + 2, window)
-        # The last of several windows reaches back as far as it can: all are full.
-        n_pieces = n_windows * longest
-        together = (rows + n_windows) * max(width, longest)
+    rows = filled = 0  # of the last batch: windows, pieces without padding
+    for index in sorted(range(len(lengths)), key=lambda index: layouts[index][1]):
+        starts, width = layouts[index]
+        n_windows, width = len(starts), width + 2
+        n_pieces = n_windows * width
+        together = (rows + n_windows) * width
         padding = together - filled - n_pieces
         if (
             batches
@@ -45,10 +45,10 @@ def plan_batches(lengths: Sequence[int], *, window: int, stride: int, batch_piec
             and (padding <= MAX_PADDING * together or together <= batch_pieces // SMALL)
         ):
             batches[-1].append(index)
-            rows, width, filled = rows + n_windows, max(width, longest), filled + n_pieces
+            rows, filled = rows + n_windows, filled + n_pieces
         else:
             batches.append([index])
-            rows, width, filled = n_windows, longest, n_pieces
+            rows, filled = n_windows, n_pieces
     return batches
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from khabar.models.encoding import EncodedArticle
-from khabar.models.windows import best_windows, window_starts
+from khabar.models.windows import best_windows, lay_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +76,15 @@ def collate(articles: Sequence[EncodedArticle], settings: WindowSettings) -> Bat
     windows: list[np.ndarray] = []  # each piece's window row
     columns: list[np.ndarray] = []  # each piece's column in that window, after [CLS]
     for article in articles:
-        starts = window_starts(article.n_pieces, content, settings.stride)
-        owner = best_windows(article.n_pieces, content, starts)
+        starts, width = lay_windows(article.n_pieces, content, settings.stride)
+        owner = best_windows(article.n_pieces, width, starts)
         windows.append(owner + len(window_ids))
         columns.append(np.arange(article.n_pieces) - np.asarray(starts)[owner] + 1)
-        window_ids.extend(article.input_ids[start : start + content] for start in starts)
+        window_ids.extend(article.input_ids[start : start + width] for start in starts)
 
-    width = max(len(ids) for ids in window_ids) + 2
-    input_ids = np.full((len(window_ids), width), settings.pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros((len(window_ids), width), dtype=np.int64)
+    longest = max(len(ids) for ids in window_ids) + 2
+    input_ids = np.full((len(window_ids), longest), settings.pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros((len(window_ids), longest), dtype=np.int64)
     for row, ids in enumerate(window_ids):
         input_ids[row, 0] = settings.cls_token_id
         input_ids[row, 1 : len(ids) + 1] = ids
@@ -98,7 +98,7 @@ def collate(articles: Sequence[EncodedArticle], settings: WindowSettings) -> Bat
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(attention_mask),
-        piece_states=torch.from_numpy(np.concatenate(windows) * width + np.concatenate(columns)),
+        piece_states=torch.from_numpy(np.concatenate(windows) * longest + np.concatenate(columns)),
         piece_segments=torch.from_numpy(
             np.concatenate([a.piece_segments + first for a, first in zip(articles, first_segment, strict=True)])
         ),

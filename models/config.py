@@ -70,7 +70,7 @@ class KhabarConfig(PreTrainedConfig):
         topic_thresholds: The probability from which each topic counts as reported.
         topic_bands: For some topics, [low, high]: probabilities from low up to, not including, high are uncertain.
         window: Window length in pieces, the two special pieces included.
-        stride: Step between windows in pieces.
+        stride: Widest step between windows in pieces: they share at least window - 2 - stride.
         max_segment_words: Longest segment, in words, where an article's segments are not given.
         head_dropout: Dropout in front of the heads, in training.
         name: The model's name, as results carry it.

@@ -9,13 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def window_starts(n_pieces: int, window: int, stride: int) -> list[int]:
-    """Choose window starts that together cover every piece.
+def lay_windows(n_pieces: int, window: int, stride: int) -> tuple[list[int], int]:
+    """Choose windows of one width that together cover every piece: few, and then as narrow as their overlap allows.
+
+    No more windows than full ones a stride apart would be, and none shares less with the next than those would,
+    `window - stride` pieces. What full ones would read twice is mostly saved.
 
     Args:
         n_pieces: Article length in word pieces, special pieces excluded.
-        window: Window length in pieces.
-        stride: Step in pieces; smaller means more overlap.
+        window: Widest window in pieces.
+        stride: Widest step in pieces; smaller means more overlap.
+
+    Returns:
+        Rising starts, and the width in pieces; of an article that fits one window, its length.
 
     Raises:
         ValueError: If n_pieces is negative or stride is outside [1, window].
@@ -24,8 +30,12 @@ def window_starts(n_pieces: int, window: int, stride: int) -> list[int]:
         raise ValueError(f"n_pieces must not be negative, got {n_pieces}")
     if not 0 < stride <= window:
         raise ValueError(f"stride must be in [1, window={window}], got {stride}")
-    last = max(n_pieces - window, 0)
-    return [*range(0, last, stride), last]
+    if n_pieces <= window:
+        return [0], n_pieces
+    n_steps = -(-(n_pieces - window) // stride)
+    width = -(-(n_pieces + n_steps * (window - stride)) // (n_steps + 1))
+    last = n_pieces - width
+    return [index * last // n_steps for index in range(n_steps + 1)], width
 
 
 def best_windows(n_pieces: int, window: int, starts: list[int]) -> NDArray[np.int64]:
@@ -36,8 +46,8 @@ def best_windows(n_pieces: int, window: int, starts: list[int]) -> NDArray[np.in
 
     Args:
         n_pieces: Article length in pieces.
-        window: Window length in pieces.
-        starts: Rising window starts that cover every piece, as `window_starts` gives.
+        window: Window width in pieces.
+        starts: Rising window starts that cover every piece; both as `lay_windows` gives them.
 
     Returns:
         (n_pieces,) index into `starts`.

@@ -58,7 +58,7 @@ class TrainSettings:
         precision: `auto` (bf16 on a GPU that has it, else fp32), `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu` or `cuda`.
         window: Window length in pieces; None takes the encoder's limit, 512 at most.
-        stride: Step between windows in pieces; None takes three quarters of the window.
+        stride: Widest step between windows in pieces; None takes three quarters of the window.
         max_segment_words: Longest segment where a corpus does not give segments; None takes 160. Of a model to
             start from, None takes all three as they are.
         checkpoint_steps: Steps between checkpoints; None writes one an epoch.
