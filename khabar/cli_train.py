@@ -76,7 +76,7 @@ def train(
         float | None, typer.Option(help="Decay of the moving average of the weights; 0 for none.")
     ] = None,
     window: Annotated[int | None, typer.Option(help="Window length in pieces.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Step between windows in pieces.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Widest step between windows in pieces.")] = None,
     checkpoint_steps: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; without it, one an epoch.")
     ] = None,

@@ -48,7 +48,7 @@ def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
             label for source in corpus.counts.entities for label in corpus.annotation.labels_of(source)
         )
     if not topics and not entity_labels:
-        for name in sorted({name for corpus in corpora for name in corpus.articles.spec.teachers}):
+        for name in _teachers(corpora):
             config = load_model(name)[0].config
             topics.update(config.topics)
             entity_labels.update(config.entity_labels)
@@ -143,6 +143,10 @@ def encode_corpora(
             yield [Example(encoded=one, targets=target) for one, target in zip(encoded, targets, strict=True)]
 
 
+def _teachers(corpora: Sequence[Corpus]) -> list[str]:
+    return sorted({name for corpus in corpora for name in corpus.articles.spec.teachers})
+
+
 def _groups(articles: Iterable[Article]) -> Iterator[list[Article]]:
     group: list[Article] = []
     n_characters = 0
@@ -172,7 +176,7 @@ def _fingerprint(
             [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
             for corpus in corpora
         ],
-        "teachers": {name: model_digest(name) for corpus in corpora for name in corpus.articles.spec.teachers},
+        "teachers": {name: model_digest(name) for name in _teachers(corpora)},
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "labels": asdict(labels),
         "max_segment_words": max_segment_words,

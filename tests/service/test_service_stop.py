@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -91,11 +92,18 @@ def test_clients_that_hold_back_their_bodies_do_not_hold_up_a_stop(tagger, serve
         connection.close()
 
 
-@pytest.mark.slow
-def test_a_model_that_never_comes_to_an_end_does_not_keep_a_stop_from_its_own():
-    with serving("-c", STUCK, "1") as (process, port), connect(port) as connection:
+@contextmanager
+def stuck_at_the_model(shutdown_seconds):
+    """Give a service whose model never answers, and the connection of the request that it is at work on."""
+    with serving("-c", STUCK, shutdown_seconds) as (process, port), connect(port) as connection:
         connection.sendall(request_bytes(json.dumps({"articles": [{"text": TEXT}]}).encode()))
         assert process.stderr.readline() == "at the model\n"
+        yield process, connection
+
+
+@pytest.mark.slow
+def test_a_model_that_never_comes_to_an_end_does_not_keep_a_stop_from_its_own():
+    with stuck_at_the_model("1") as (process, connection):
         process.send_signal(signal.SIGTERM)
         answer = connection.recv(65536)
         assert b"503 Service Unavailable" in answer
@@ -108,9 +116,7 @@ def test_a_model_that_never_comes_to_an_end_does_not_keep_a_stop_from_its_own():
 
 @pytest.mark.slow
 def test_a_second_interrupt_ends_it_at_once():
-    with serving("-c", STUCK, "600") as (process, port), connect(port) as connection:
-        connection.sendall(request_bytes(json.dumps({"articles": [{"text": TEXT}]}).encode()))
-        assert process.stderr.readline() == "at the model\n"
+    with stuck_at_the_model("600") as (process, _):
         process.send_signal(signal.SIGINT)
         time.sleep(1)
         assert process.poll() is None
