@@ -5,33 +5,25 @@ Turns lists of articles into lists of results, in order. Holds a few chunks at a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
-from khabar.inference.decode import Labels, Logits
-from khabar.inference.planning import plan_batches
+from khabar.inference.decode import Labels
+from khabar.inference.forward import Forward, Pass, Work, too_long
 from khabar.inference.results import TaggedArticle
 from khabar.inference.stages import Step, run_stages
 from khabar.inference.workers import Workers, result_of
 from khabar.models.article import Article
-from khabar.models.batch import Batch, WindowSettings, collate
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
-from khabar.models.model import KhabarModel, KhabarOutput
-
-log = logging.getLogger(__name__)
+from khabar.models.model import KhabarModel
 
 CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
 QUEUE_LENGTH = 2  # what waits between two steps; likewise
-BATCH_PIECES = {"cpu": 2048, "cuda": 32768}  # a CPU: what its caches hold
-# How memory that runs out shows where it is no OutOfMemoryError: a CPU's, and that of CUDA's own libraries.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
 
 Result = TaggedArticle | KhabarError
 
@@ -53,22 +45,19 @@ class _Encoding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
-    """Some of a chunk's articles, ready for the model. An empty chunk is work without a batch."""
+class _Planned:
+    """Some of a chunk's articles, ready for the model; of an empty chunk, nothing."""
 
     chunk: _Chunk
-    indices: Sequence[int]
-    encoded: Sequence[EncodedArticle]
-    batch: Batch | None
+    work: Work | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Done:
-    """Work, and what the model gave for it; no output where the memory ran out."""
+class _Passed:
+    """What the model gave for them, or for a part of them."""
 
-    work: _Work
-    output: KhabarOutput | None
-    arrived: torch.cuda.Event | None = None  # when the output is in the computer's own memory
+    chunk: _Chunk
+    done: Pass | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +93,10 @@ class Engine:
         batch_pieces: int | None = None,
         bf16: bool = False,
     ) -> None:
-        if batch_pieces is not None and batch_pieces < 1:
-            raise ValueError(f"batch_pieces must be at least 1, got {batch_pieces}")
-        self._model = model
+        self._passes = Forward(model, tokenizer, batch_pieces=batch_pieces, bf16=bf16)
         self._workers = workers
-        self._device = model.device
-        self._bf16 = bf16
-        self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
+        self._device = model.device.type
         self._labels = Labels.of(model.config)
-        self._batch_pieces = batch_pieces or BATCH_PIECES[self._device.type]
 
     def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Result]]:
         """Tag chunks as they come. They are read in the caller's thread, a few ahead.
@@ -145,94 +129,36 @@ class Engine:
         for articles in chunks:
             yield _Encoding(chunk=_Chunk(articles=articles), encoded=self._workers.encode(articles))
 
-    def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Work]:
-        config = self._model.config
+    def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planned]:
         for encoding in chunks:
             encoded = result_of(encoding.encoded)
-            batches = plan_batches(
-                [one.n_pieces for one in encoded],
-                window=config.window,
-                stride=config.stride,
-                batch_pieces=self._batch_pieces,
-            )
-            for indices in batches or [[]]:
-                yield self._work(encoding.chunk, indices, [encoded[index] for index in indices])
+            if not encoded:
+                yield _Planned(chunk=encoding.chunk, work=None)
+            for work in self._passes.plan(encoded):
+                yield _Planned(chunk=encoding.chunk, work=work)
 
-    def _work(self, chunk: _Chunk, indices: Sequence[int], encoded: Sequence[EncodedArticle]) -> _Work:
-        batch = collate(encoded, self._windows) if indices else None
-        if batch is not None and self._device.type == "cuda":
-            # From pinned memory the copy to the GPU goes on while this thread does something else.
-            batch = replace(batch, **{name: tensor.pin_memory() for name, tensor in batch.tensors().items()})
-        return _Work(chunk=chunk, indices=indices, encoded=encoded, batch=batch)
-
-    def _forward(self, works: Iterator[_Work]) -> Iterator[_Done]:
-        """Run the model over each work: whole, or in halves where it does not fit the memory."""
+    def _forward(self, works: Iterator[_Planned]) -> Iterator[_Passed]:
         for planned in works:
-            waiting = [planned]
-            while waiting:
-                work = waiting.pop()
-                done = self._pass(work)
-                if done.output is None and len(work.indices) > 1:
-                    waiting += reversed(self._halves(work))
-                else:
-                    yield done
+            if planned.work is None:
+                yield _Passed(chunk=planned.chunk, done=None)
+                continue
+            for done in self._passes.run(planned.work):
+                yield _Passed(chunk=planned.chunk, done=done)
 
-    @torch.inference_mode()
-    def _pass(self, work: _Work) -> _Done:
-        if work.batch is None:
-            return _Done(work=work, output=None)
-        device = self._device
-        try:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                output = self._model(
-                    **{name: tensor.to(device, non_blocking=True) for name, tensor in work.batch.tensors().items()}
-                )
-            if device.type != "cuda":
-                return _Done(work=work, output=output)
-            tensors = {item.name: getattr(output, item.name) for item in fields(output) if item.name != "loss"}
-            output = KhabarOutput(**{name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()})
-            arrived = torch.cuda.Event()
-            arrived.record()
-            return _Done(work=work, output=output, arrived=arrived)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            return _Done(work=work, output=None)
-        except RuntimeError as error:
-            if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
-                raise
-            return _Done(work=work, output=None)
-
-    def _halves(self, work: _Work) -> list[_Work]:
-        """Cut work in two, and let no later batch be as large as it was."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        n_pieces = sum(one.n_pieces for one in work.encoded)
-        self._batch_pieces = max(1, min(self._batch_pieces, n_pieces // 2))
-        log.warning("out of memory on %s at %s pieces; goes on with half as many", self._device, f"{n_pieces:,}")
-        middle = len(work.indices) // 2
-        return [
-            self._work(work.chunk, work.indices[half], work.encoded[half])
-            for half in (slice(middle), slice(middle, None))
-        ]
-
-    def _decode(self, passes: Iterator[_Done]) -> Iterator[_Decoding]:
-        for done in passes:
-            work = done.work
-            articles = [work.chunk.articles[index] for index in work.indices]
+    def _decode(self, passes: Iterator[_Passed]) -> Iterator[_Decoding]:
+        for passed in passes:
+            chunk, done = passed.chunk, passed.done
+            if done is None:
+                yield _Decoding(chunk=chunk, indices=[], decoded=[])
+                continue
+            articles = [chunk.articles[index] for index in done.work.indices]
+            logits = done.logits()
             decoded: Future[list[TaggedArticle]] | list[Result]
-            if done.output is None or work.batch is None:
-                decoded = [self._too_long(article) for article in articles]
+            if logits is None:
+                decoded = [too_long(article.text, self._device) for article in articles]
             else:
-                if done.arrived is not None:
-                    done.arrived.synchronize()
-                logits = Logits.of(done.output, work.batch.word_mask)
-                decoded = self._workers.decode(articles, work.encoded, logits, self._labels)
-            yield _Decoding(chunk=work.chunk, indices=work.indices, decoded=decoded)
-
-    def _too_long(self, article: Article) -> KhabarError:
-        return KhabarError(
-            f"a text of {len(article.text):,} characters needs more memory than {self._device} has; "
-            "allowed: shorter texts, or a device with more"
-        )
+                decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels)
+            yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 
     def _gather(self, decodings: Iterator[_Decoding]) -> Iterator[list[Result]]:
         """Put each chunk's results in its articles' order."""

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from khabar.inference.engine import BATCH_PIECES
+from khabar.inference.forward import BATCH_PIECES
 from khabar.inference.planning import in_chunks, plan_batches
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article

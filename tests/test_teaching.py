@@ -295,3 +295,24 @@ def test_old_labels_are_kept_alive_by_the_old_model(tmp_path, tiny_model_folder,
         expected = [result.topic_scores["attack"], result.topic_scores["statement"], "weather" in row["topics"]]
         np.testing.assert_allclose(example.targets.article_topics, expected, atol=1e-5)
         assert not example.targets.allowed_tags.all()
+
+
+def test_a_teacher_short_of_memory_reads_fewer_texts_at_once(monkeypatch, tiny_model, tiny_model_folder, tokenizer):
+    articles = [Article(text=text) for text in TEXTS]
+    _, _, whole = completed([tiny_model_folder], tokenizer, articles)
+    most_windows = 2
+    forward = type(tiny_model).forward
+
+    def limited(model, input_ids, **rest):
+        if len(input_ids) > most_windows:
+            raise MemoryError
+        return forward(model, input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(type(tiny_model), "forward", limited)
+    fits = [place for place, text in enumerate(TEXTS) if len(text) < 100]
+    _, _, halved = completed([tiny_model_folder], tokenizer, [articles[place] for place in fits])
+    for place, target in zip(fits, halved, strict=True):
+        np.testing.assert_allclose(target.article_topics, whole[place].article_topics, atol=1e-5)
+        np.testing.assert_array_equal(target.allowed_tags, whole[place].allowed_tags)
+    with pytest.raises(KhabarError, match=f"a text of {len(TEXTS[-1])} characters needs more memory than cpu has"):
+        completed([tiny_model_folder], tokenizer, articles)

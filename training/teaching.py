@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from khabar.inference.engine import BATCH_PIECES
-from khabar.inference.planning import plan_batches
+from khabar.inference.forward import Forward, too_long
 from khabar.inference.tagger import Tagger, load
 from khabar.models import tags
-from khabar.models.batch import WindowSettings, collate, word_places
+from khabar.models.batch import word_places
 from khabar.models.encoding import EncodedArticle, encode_articles
 from khabar.models.errors import KhabarError
 from khabar.models.model import NOT_ANNOTATED
@@ -107,7 +107,7 @@ class _Teacher:
         self._crf = deepcopy(tagger.model.crf).cpu()
         config = tagger.model.config
         self._temperatures = torch.tensor([config.topic_temperatures[topic] for topic in config.topics])
-        self._windows = WindowSettings.from_tokenizer(tagger.tokenizer, window=config.window, stride=config.stride)
+        self._passes = Forward(self._model, tagger.tokenizer, bf16=tagger.bf16)
         self._n_topics, self._n_tags = len(labels.topics), tags.n_tags(len(labels.entity_labels))
         # Of each topic and tag of the teacher, the model's; a label that the model lacks is outside to it.
         common = [topic for topic in config.topics if topic in labels.topics]
@@ -125,34 +125,28 @@ class _Teacher:
     @torch.inference_mode()
     def answers(self, texts: Sequence[str], encoded: Sequence[EncodedArticle]) -> list[Answer]:
         """Answer for articles, which are run in batches of like length."""
-        config, device = self._model.config, self._model.device
         own = encode_articles(
             texts,
             self._tagger.tokenizer,
-            max_segment_words=config.max_segment_words,
+            max_segment_words=self._model.config.max_segment_words,
             segments=[one.segments for one in encoded],
         )
-        batches = plan_batches(
-            [one.n_pieces for one in own],
-            window=config.window,
-            stride=config.stride,
-            batch_pieces=BATCH_PIECES[device.type],
-        )
         answers: dict[int, Answer] = {}
-        for indices in batches:
-            batch = collate([own[index] for index in indices], self._windows)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._tagger.bf16):
-                output = self._model(**{name: tensor.to(device) for name, tensor in batch.tensors().items()})
-            emissions, mask = output.emissions.cpu(), batch.word_mask
-            by_segment = (output.segment_topic_logits.cpu() / self._temperatures).sigmoid().numpy()
-            by_article = (output.article_topic_logits.cpu() / self._temperatures).sigmoid().numpy()
+        for done in chain.from_iterable(map(self._passes.run, self._passes.plan(own))):
+            logits = done.logits()
+            if logits is None:
+                (index,) = done.work.indices
+                raise too_long(texts[index], self._tagger.device)
+            emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
+            by_segment = (torch.from_numpy(logits.segment_topics) / self._temperatures).sigmoid().numpy()
+            by_article = (torch.from_numpy(logits.article_topics) / self._temperatures).sigmoid().numpy()
             by_word = [
                 self._crf.marginals(emissions, mask).numpy(),
                 self._crf.viterbi(emissions, mask).numpy(),
-                output.proclitic_logits.cpu().softmax(dim=-1).numpy(),
+                torch.from_numpy(logits.proclitics).softmax(dim=-1).numpy(),
             ]
             first = 0  # row of the article's first segment
-            for index, topics in zip(indices, by_article, strict=True):
+            for index, topics in zip(done.work.indices, by_article, strict=True):
                 rows, columns = word_places(own[index])
                 stop = first + len(own[index].segments)
                 words = [values[rows + first, columns] for values in by_word]

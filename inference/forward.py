@@ -1,0 +1,158 @@
+"""Runs a model over encoded articles: in planned batches, and in halves where one does not fit the memory.
+
+Turns encoded articles into logits in the computer's own memory. Knows nothing of texts, labels or streams.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from khabar.inference.decode import Logits
+from khabar.inference.planning import plan_batches
+from khabar.models.batch import Batch, WindowSettings, collate
+from khabar.models.encoding import EncodedArticle
+from khabar.models.errors import KhabarError
+from khabar.models.model import KhabarModel, KhabarOutput
+
+log = logging.getLogger(__name__)
+
+BATCH_PIECES = {"cpu": 2048, "cuda": 32768}  # a CPU: what its caches hold
+# How memory that runs out shows where it is no OutOfMemoryError: a CPU's, and that of CUDA's own libraries.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Some of a list's articles, ready for the model.
+
+    Attributes:
+        indices: Their places in the list.
+        encoded: The articles.
+        batch: The same as tensors.
+    """
+
+    indices: Sequence[int]
+    encoded: Sequence[EncodedArticle]
+    batch: Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Work, and what the model gave for it: an output that may still be on its way, or None, without memory."""
+
+    work: Work
+    output: KhabarOutput | None
+    arrived: torch.cuda.Event | None = None  # when the output is in the computer's own memory
+
+    def logits(self) -> Logits | None:
+        """Wait for the logits; None for an article for which the device has too little memory."""
+        if self.output is None:
+            return None
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return Logits.of(self.output, self.work.batch.word_mask)
+
+
+class Forward:
+    """A model's forward passes. One thread may plan while another runs.
+
+    Args:
+        model: A model in evaluation mode, on the device it is to run on.
+        tokenizer: Its tokenizer.
+        batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
+            means a number that suits the device.
+        bf16: Whether the model's products are computed in bfloat16.
+
+    Raises:
+        ValueError: If batch_pieces is below 1.
+    """
+
+    def __init__(
+        self,
+        model: KhabarModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        batch_pieces: int | None = None,
+        bf16: bool = False,
+    ) -> None:
+        if batch_pieces is not None and batch_pieces < 1:
+            raise ValueError(f"batch_pieces must be at least 1, got {batch_pieces}")
+        self._model = model
+        self._device = model.device
+        self._bf16 = bf16
+        self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
+        self._batch_pieces = batch_pieces or BATCH_PIECES[self._device.type]
+
+    def plan(self, encoded: Sequence[EncodedArticle]) -> Iterator[Work]:
+        """Cut a list of articles into work of like length; together each article once."""
+        batches = plan_batches(
+            [one.n_pieces for one in encoded],
+            window=self._windows.window,
+            stride=self._windows.stride,
+            batch_pieces=self._batch_pieces,
+        )
+        for indices in batches:
+            yield self._work(indices, [encoded[index] for index in indices])
+
+    def run(self, work: Work) -> Iterator[Pass]:
+        """Run the model over work: whole, or in halves where it does not fit the memory."""
+        waiting = [work]
+        while waiting:
+            part = waiting.pop()
+            done = self._pass(part)
+            if done.output is None and len(part.indices) > 1:
+                waiting += reversed(self._halves(part))
+            else:
+                yield done
+
+    def _work(self, indices: Sequence[int], encoded: Sequence[EncodedArticle]) -> Work:
+        batch = collate(encoded, self._windows)
+        if self._device.type == "cuda":
+            # From pinned memory the copy to the GPU goes on while this thread does something else.
+            batch = replace(batch, **{name: tensor.pin_memory() for name, tensor in batch.tensors().items()})
+        return Work(indices=indices, encoded=encoded, batch=batch)
+
+    @torch.inference_mode()
+    def _pass(self, work: Work) -> Pass:
+        device = self._device
+        try:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
+                output = self._model(
+                    **{name: tensor.to(device, non_blocking=True) for name, tensor in work.batch.tensors().items()}
+                )
+            if device.type != "cuda":
+                return Pass(work=work, output=output)
+            tensors = {item.name: getattr(output, item.name) for item in fields(output) if item.name != "loss"}
+            output = KhabarOutput(**{name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()})
+            arrived = torch.cuda.Event()
+            arrived.record()
+            return Pass(work=work, output=output, arrived=arrived)
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            return Pass(work=work, output=None)
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                raise
+            return Pass(work=work, output=None)
+
+    def _halves(self, work: Work) -> list[Work]:
+        """Cut work in two, and let no later batch be as large as it was."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        n_pieces = sum(one.n_pieces for one in work.encoded)
+        self._batch_pieces = max(1, min(self._batch_pieces, n_pieces // 2))
+        log.warning("out of memory on %s at %s pieces; goes on with half as many", self._device, f"{n_pieces:,}")
+        middle = len(work.indices) // 2
+        return [self._work(work.indices[half], work.encoded[half]) for half in (slice(middle), slice(middle, None))]
+
+
+def too_long(text: str, device: str) -> KhabarError:
+    """Make the error for a text of which the logits are None."""
+    return KhabarError(
+        f"a text of {len(text):,} characters needs more memory than {device} has; "
+        "allowed: shorter texts, or a device with more"
+    )
