@@ -100,10 +100,13 @@ def test_killed_and_resumed_it_gives_the_same_weights(settings, tmp_path, averag
 
 
 def test_where_no_bar_is_shown_a_log_says_how_far_it_is(settings, monkeypatch, caplog):
-    monkeypatch.setattr("khabar.training.loop.REPORT_SECONDS", 0)
+    monkeypatch.setattr("khabar.training.log_lines.SECONDS", 0)
     with caplog.at_level("INFO", logger="khabar"):
         train(settings, progress_bar=False)
-    steps = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    messages = [record.getMessage() for record in caplog.records]
+    encoded = [message for message in messages if message.startswith("encoded ")]
+    assert re.fullmatch(r"encoded (\d+) of \1 articles", encoded[-1])
+    steps = [message for message in messages if message.startswith("step ")]
     n_steps = len(steps)
     assert re.fullmatch(rf"step {n_steps} of {n_steps}, in epoch {settings.epochs}: loss \d+\.\d{{4}}", steps[-1])
 

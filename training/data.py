@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +24,13 @@ from khabar.models.folder import load_model
 from khabar.training.batching import Example
 from khabar.training.corpora import Corpus
 from khabar.training.example_table import SCHEMA
+from khabar.training.log_lines import LogLines
 from khabar.training.processes import on_main
 from khabar.training.store import ExampleStore, remove_stores, write_store
 from khabar.training.targets import LabelSet, LostEntities, make_targets
 from khabar.training.teaching import Teachers
+
+logger = logging.getLogger(__name__)
 
 # Encoded together, whichever comes first.
 _MOST_ARTICLES, _MOST_CHARACTERS = 512, 500_000
@@ -161,9 +165,13 @@ def _groups(articles: Iterable[Article]) -> Iterator[list[Article]]:
 
 
 def _counted(batches: Iterable[list[Example]], bar: tqdm[None]) -> Iterator[list[Example]]:
+    lines = LogLines(logger, shown=bar.disable)
+    n_articles = 0
     for batch in batches:
         yield batch
+        n_articles += len(batch)
         bar.update(len(batch))
+        lines.line("encoded %s of %s articles", f"{n_articles:,}", f"{bar.total:,}")
 
 
 def _fingerprint(

@@ -32,14 +32,13 @@ from khabar.models.model import KhabarModel
 from khabar.training.batching import BatchPlan, collate_examples
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.evaluate import evaluate, selection_score
+from khabar.training.log_lines import LogLines
 from khabar.training.optimizer import make_optimizer, make_schedule, pretrained_parameters
 from khabar.training.processes import on_main
 from khabar.training.settings import TrainSettings
 from khabar.training.store import ExampleStore
 
 logger = logging.getLogger(__name__)
-
-REPORT_SECONDS = 60  # between two lines of a log, where no bar is shown
 
 # Told the epoch, counted from 1, and its dev score after each epoch; True ends the run. Asked in the main process.
 Watcher = Callable[[int, float], bool]
@@ -133,7 +132,8 @@ class Run:
 
     def _epoch(self, bar: tqdm[Any]) -> None:
         self.model.train()
-        began = reported = time.monotonic()
+        began = time.monotonic()
+        lines = LogLines(logger, shown=bar.disable and self.accelerator.is_main_process)
         progress = self.progress
         for parameter in pretrained_parameters(self.accelerator.unwrap_model(self.model).encoder):
             parameter.requires_grad_(progress.epoch >= self.settings.frozen_epochs)
@@ -154,16 +154,13 @@ class Run:
             progress.losses.append(float(loss.detach()))
             bar.update()
             bar.set_postfix(epoch=progress.epoch + 1, loss=f"{progress.losses[-1]:.3f}", refresh=False)
-            if bar.disable and time.monotonic() - reported >= REPORT_SECONDS:
-                reported = time.monotonic()
-                if self.accelerator.is_main_process:
-                    logger.info(
-                        "step %d of %d, in epoch %d: loss %.4f",
-                        progress.step,
-                        bar.total,
-                        progress.epoch + 1,
-                        progress.losses[-1],
-                    )
+            lines.line(
+                "step %d of %d, in epoch %d: loss %.4f",
+                progress.step,
+                bar.total,
+                progress.epoch + 1,
+                progress.losses[-1],
+            )
             every = self.settings.checkpoint_steps
             if every is not None and progress.step % every == 0:
                 progress.seconds += time.monotonic() - began
