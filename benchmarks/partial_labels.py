@@ -5,11 +5,11 @@
 First, gold train is cut into two corpora that annotate half of the labels each. A model trained on them with the
 other labels masked is set against one that takes unannotated words for outside, and against full labels. Second, a
 small part of gold train is trained on alone, with ANERcorp beside it (its ORG standing for several labels, what it
-never marks masked), and with ANERcorp taken at its word. Third, the model trained on that small part alone teaches
-another, on the same part and the texts of the other articles. In the second and third, every run sees the small part
-equally often: it stands --repeat times beside what it is mixed with, and alone it is trained on for so many more
-epochs. Prints exact-span F1 on gold dev, in percent; of several seeds the mean. Every run trains to its last epoch:
-nothing is chosen on dev.
+never marks masked; or both said by the model trained on the small part alone), and with ANERcorp taken at its word.
+Third, the model trained on that small part alone teaches another, on the same part and the texts of the other
+articles. In the second and third, every run sees the small part equally often: it stands --repeat times beside what
+it is mixed with, and alone it is trained on for so many more epochs. Prints exact-span F1 on gold dev, in percent; of
+several seeds the mean. Every run trains to its last epoch: nothing is chosen on dev.
 
 Give an encoder that has been pretrained only: the embedded model's has seen all of gold train.
 """
@@ -54,7 +54,7 @@ class Material:
         order = np.random.default_rng(0).permutation(len(train_set)).tolist()
         self.train = [train_set[place] for place in order[: options.articles]]
         self.few, self.rest = self.train[: options.few], self.train[options.few :]
-        self.repeat = options.repeat
+        self.repeat, self.weight = options.repeat, options.weight
         self.labels = sorted({entity.label for article in train_set for entity in article.entities or ()})
         unknown = set(options.first) - set(self.labels)
         if unknown or set(options.first) == set(self.labels):
@@ -80,10 +80,12 @@ class Material:
         """All labels on a few articles."""
         return [{"path": self._file("few", self.few, self.labels)}]
 
-    def with_anercorp(self, *, masked: bool) -> Sources:
+    def with_anercorp(self, *, masked: bool, teacher: Path | None = None) -> Sources:
         """Those few and ANERcorp, as what it is; or with ORG for the first label that it may stand for, and no mask."""
         marked = {label for labels in COARSE.values() for label in labels}
-        source: dict[str, Any] = {"path": str(self.anercorp), "ignore": IGNORED}
+        source: dict[str, Any] = {"path": str(self.anercorp), "ignore": IGNORED, "weight": self.weight}
+        if teacher is not None:
+            source |= {"teacher": str(teacher)}
         if masked:
             source |= {"entities": COARSE, "unannotated": [label for label in self.labels if label not in marked]}
         else:
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument(
         "--repeat", type=int, default=4, help="how often those few stand beside what they are mixed with"
     )
+    parser.add_argument("--weight", type=float, default=1.0, help="of ANERcorp's losses")
     parser.add_argument("--first", nargs="+", default=FIRST, help="labels that the first half annotates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", choices=["halves", "coarse", "taught"], help="one of the three experiments")
@@ -172,6 +175,9 @@ def _measure_all(options: argparse.Namespace) -> None:
             "coarse": few_alone
             | {
                 "and ANERcorp, tag sets and mask": lambda _seed: material.with_anercorp(masked=True),
+                "and ANERcorp, tag sets and mask filled in by that model": lambda seed: material.with_anercorp(
+                    masked=True, teacher=models / f"{alone}-{seed}"
+                ),
                 "and ANERcorp, first of the labels, no mask": lambda _seed: material.with_anercorp(masked=False),
             },
             "taught": few_alone

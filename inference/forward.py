@@ -130,7 +130,7 @@ class Forward:
             tensors = {item.name: getattr(output, item.name) for item in fields(output) if item.name != "loss"}
             output = KhabarOutput(**{name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()})
             arrived = torch.cuda.Event()
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(device))  # of this GPU, which need not be the first
             return Pass(work=work, output=output, arrived=arrived)
         except (torch.cuda.OutOfMemoryError, MemoryError):
             return Pass(work=work, output=None)

@@ -10,6 +10,18 @@ import torch
 from khabar.models.errors import DeviceError
 
 
+def check_whole_device(device: str) -> None:
+    """Refuse one GPU by its number, for work that goes to all that torch sees, one a process.
+
+    Raises:
+        DeviceError: If the device is neither `auto`, `cpu` nor `cuda`.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise DeviceError(
+            f"device is {device!r}, must be auto, cpu or cuda; CUDA_VISIBLE_DEVICES=N in the environment chooses a GPU"
+        )
+
+
 def choose_device(device: str | torch.device) -> torch.device:
     """Choose the device: `auto` takes the first GPU if there is one; any other is taken at its word.
 

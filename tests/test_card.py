@@ -33,7 +33,7 @@ def metrics():
         "settings": public_settings(settings),
         "labels": {"topics": ["رياضة", "a|b"], "entity_labels": ["X"]},
         "data": {"train": [source], "dev": [source | {"name": "dev.jsonl", "licence": None, "articles": 30}]},
-        "entities_lost": {"n_without_pieces": 0, "n_inside_words": 2},
+        "entities_lost": {"n_without_pieces": 0, "n_inside_words": 2, "n_across_segments": 0},
         "n_parameters": 1000,
         "encoder": "bert",
         "topic_temperatures": {"رياضة": 1.5, "a|b": 1.0},

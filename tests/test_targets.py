@@ -104,3 +104,15 @@ def test_texts_without_words_have_empty_targets(tokenizer, text):
     targets = make_targets(Article(text=text, topics=(), entities=()), encoded, Annotation(), LABELS, LostEntities())
     assert targets.allowed_tags.shape == (len(encoded.words), 7)
     assert targets.article_topics.tolist() == [0, 0]
+
+
+def test_an_entity_across_segments_is_cut_where_one_ends(tokenizer):
+    """No path goes from one segment to the next: what is learned must be what can be said."""
+    cut = TEXT.index("ببغداد")
+    segments = (Segment(start=0, end=cut - 1), Segment(start=cut, end=len(TEXT)))
+    start, end = TEXT.index("الحداد"), TEXT.index("\n")
+    article = Article(text=TEXT, id="x3", segments=segments, entities=(Entity(start=start, end=end, label="ORG"),))
+    encoded, targets, lost = targets_of(article, tokenizer)
+    allowed = tags_of(encoded, targets)
+    assert [allowed[word] for word in ("الحداد", "ببغداد", "أمس")] == [{"B-ORG"}, {"B-ORG"}, {"I-ORG"}]
+    assert lost.across_segments == [f"x3: 'الحداد ببغداد أمس' at {start}"]

@@ -316,3 +316,19 @@ def test_a_teacher_short_of_memory_reads_fewer_texts_at_once(monkeypatch, tiny_m
         np.testing.assert_array_equal(target.allowed_tags, whole[place].allowed_tags)
     with pytest.raises(KhabarError, match=f"a text of {len(TEXTS[-1])} characters needs more memory than cpu has"):
         completed([tiny_model_folder], tokenizer, articles)
+
+
+def test_what_segments_show_stands_for_the_article_too(tiny_model_folder, tokenizer):
+    text = TEXTS[0]
+    cut = text.index("\n")
+
+    def taught(first, second):
+        segments = (Segment(start=0, end=cut, topics=first), Segment(start=cut + 1, end=len(text), topics=second))
+        return completed([tiny_model_folder], tokenizer, [Article(text=text, segments=segments)])[2][0]
+
+    assert taught(("attack",), ()).article_topics.tolist() == [0, 1]
+    assert taught((), ()).article_topics.tolist() == [0, 0]
+    assert taught(("attack",), None).article_topics[1] == 1
+    partly = taught((), None)
+    assert 0 < partly.article_topics[1] < 1
+    assert partly.segment_topics[0, 1] == 0 < partly.segment_topics[1, 1]

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from khabar.inference.tagger import load
 from khabar.models.errors import KhabarError, ModelFolderError
+from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.corpora import load_corpus
 from khabar.training.evaluate import evaluate, parts_of
+from khabar.training.loop import share_of
 from khabar.training.train import train
 
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -138,8 +140,6 @@ def test_stopped_while_it_saves_it_leaves_no_mixture_and_resumes(settings, monke
 def test_a_best_model_outlives_a_kill_until_a_checkpoint_names_a_better_one(tmp_path):
     from accelerate import Accelerator
 
-    from khabar.training.checkpoints import Checkpoints, Progress
-
     checkpoints = Checkpoints(tmp_path, {})
     for epoch in (1, 2):
         checkpoints.best(epoch).mkdir()
@@ -157,6 +157,45 @@ def test_checkpoints_are_neither_overwritten_nor_resumed_under_other_settings(se
         train(settings, progress_bar=False)
     with pytest.raises(KhabarError, match="seed was 9, is 0"):
         train(settings, resume=True, progress_bar=False)
+
+
+def stopped_run(settings, monkeypatch):
+    save = Checkpoints.save
+
+    def save_and_stop(self, accelerator, progress):
+        save(self, accelerator, progress)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, progress_bar=False)
+    monkeypatch.undo()
+
+
+def test_a_run_is_not_gone_on_with_on_other_articles(settings, monkeypatch):
+    stopped_run(settings, monkeypatch)
+    corpus = Path(settings.corpora[0])
+    before = corpus.read_bytes()
+    corpus.write_bytes(before + b"\n" + before.splitlines(keepends=True)[0].replace(b'"id": "', b'"id": "again-'))
+    with pytest.raises(KhabarError, match=r"cannot resume from other material: .*train source 0 \(train.jsonl\) was '"):
+        train(settings, resume=True, progress_bar=False)
+    corpus.write_bytes(before)
+    assert train(settings, resume=True, progress_bar=False).metrics["history"][-1]["epoch"] == settings.epochs
+
+
+def test_a_run_is_not_gone_on_with_by_more_processes(settings, monkeypatch):
+    stopped_run(settings, monkeypatch)
+    (origin,) = Path(settings.output).glob("checkpoints/origin.json")
+    origin.write_text(json.dumps(json.loads(origin.read_text()) | {"processes": 4}))
+    with pytest.raises(KhabarError, match="processes was 4, is 1"):
+        train(settings, resume=True, progress_bar=False)
+
+
+@pytest.mark.parametrize(("n_batches", "n_processes"), [(1, 1), (7, 2), (3, 3), (2, 4), (1, 5), (3, 8)])
+def test_every_process_takes_as_many_batches(n_batches, n_processes):
+    shares = [share_of(range(n_batches), process, n_processes) for process in range(n_processes)]
+    assert {len(share) for share in shares} == {-(-n_batches // n_processes)}
+    assert {batch for share in shares for batch in share} == set(range(n_batches))
 
 
 def test_patience_ends_a_run_that_no_longer_improves(settings):
@@ -216,7 +255,7 @@ def test_a_hub_id_offline_says_what_to_do(settings):
     ("change", "message"),
     [
         ({"precision": "fp16"}, "needs a GPU"),
-        ({"device": "cuda:99"}, "cuda:99"),
+        ({"device": "cuda:99"}, "'cuda:99', must be auto, cpu or cuda; CUDA_VISIBLE_DEVICES=N"),
         ({"encoder": "/nowhere"}, "no such model folder"),
         ({"corpora": ("/nowhere.jsonl",)}, "nowhere.jsonl"),
     ],

@@ -221,11 +221,11 @@ def _limits(metrics: Mapping[str, Any]) -> list[str]:
         if unmeasured:
             limits.append(f"Not measured, since dev has none of it: {', '.join(unmeasured)}.")
     lost = metrics["entities_lost"]
-    n_lost, n_widened = lost["n_without_pieces"], lost["n_inside_words"]
-    if n_lost or n_widened:
+    n_lost, n_widened, n_cut = (lost[f"n_{kind}"] for kind in ("without_pieces", "inside_words", "across_segments"))
+    if n_lost or n_widened or n_cut:
         limits.append(
             f"Of the training entities, {n_lost:,} have no piece and were left out, {n_widened:,} start or end inside "
-            "a word and were widened to it."
+            f"a word and were widened to it, {n_cut:,} reach beyond a segment's end and were cut there."
         )
     limits.append(
         "Its topics and entities are statements about a text, not about the world, and some are wrong: a person should "

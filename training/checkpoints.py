@@ -18,6 +18,7 @@ from khabar.inference.sinks import FileSink
 from khabar.models.errors import KhabarError
 
 KEPT = 2
+_SETTINGS, _ORIGIN = "settings.json", "origin.json"
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Checkpoints:
         settings: The run's settings as plain values; a run only resumes under the same ones.
 
     Attributes:
+        origin: Likewise what else its steps depend on, by name; `confirm` sets it.
         finished: Where the finished model lies until it is moved to its place.
     """
 
@@ -60,6 +62,7 @@ class Checkpoints:
         self.finished = folder / "finished"
         # Through JSON, so that what is compared later is what was written (tuples become lists).
         self.settings = json.loads(json.dumps(settings))
+        self.origin: dict[str, Any] = {}
 
     def latest(self) -> Path | None:
         """Find the newest whole checkpoint."""
@@ -81,11 +84,20 @@ class Checkpoints:
             raise KhabarError(
                 f"{self.folder} holds checkpoints of an earlier run; go on with --resume, or choose another --output"
             )
-        written = json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
-        changed = sorted(key for key in {*written, *self.settings} if written.get(key) != self.settings.get(key))
-        if changed:
-            differences = "; ".join(f"{key} was {written.get(key)!r}, is {self.settings.get(key)!r}" for key in changed)
-            raise KhabarError(f"{self.folder}: cannot resume under other settings: {differences}")
+        self._refuse_others(_SETTINGS, self.settings, "under other settings")
+
+    def confirm(self, origin: dict[str, Any]) -> None:
+        """See that a run to be resumed is made from what it was begun with; before the next checkpoint.
+
+        Args:
+            origin: What its steps depend on beside the settings: plain values by name.
+
+        Raises:
+            KhabarError: If something is not as it was.
+        """
+        self.origin = json.loads(json.dumps(origin))
+        if self.latest() is not None:
+            self._refuse_others(_ORIGIN, self.origin, "from other material")
 
     def save(self, accelerator: Accelerator, progress: Progress) -> None:
         """Write a checkpoint, then drop all but the newest few, and what only they needed."""
@@ -94,8 +106,9 @@ class Checkpoints:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            with FileSink(self.folder / "settings.json") as sink:
-                sink.write(json.dumps(self.settings, ensure_ascii=False))
+            for name, values in ((_SETTINGS, self.settings), (_ORIGIN, self.origin)):
+                with FileSink(self.folder / name) as sink:
+                    sink.write(json.dumps(values, ensure_ascii=False))
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
@@ -112,6 +125,14 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove everything; the run is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _refuse_others(self, name: str, now: dict[str, Any], how: str) -> None:
+        file = self.folder / name
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if changed:
+            differences = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
+            raise KhabarError(f"{self.folder}: cannot resume {how}: {differences}")
 
     def _checkpoints(self) -> list[Path]:
         return list(self.folder.glob("step-*")) if self.folder.is_dir() else []

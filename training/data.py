@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -174,21 +175,35 @@ def _counted(batches: Iterable[list[Example]], bar: tqdm[None]) -> Iterator[list
         lines.line("encoded %s of %s articles", f"{n_articles:,}", f"{bar.total:,}")
 
 
+def describe_reading(train: Sequence[Corpus], dev: Sequence[Corpus], labels: LabelSet) -> dict[str, str]:
+    """Give digests, by name, of how corpora are read: the labels with their maps, and the corpora's teachers."""
+    maps = [asdict(corpus.annotation) for corpus in (*train, *dev)]
+    return {
+        "labels and their maps": _digest({"labels": asdict(labels), "maps": maps}),
+        **{f"teacher {name}": model_digest(name) for name in _teachers(train)},
+    }
+
+
 def _fingerprint(
     corpora: Sequence[Corpus], tokenizer: PreTrainedTokenizerFast, labels: LabelSet, max_segment_words: int
 ) -> str:
     """Name everything that the examples depend on; of the corpora's files their sizes and times of change."""
-    facts = {
-        "format": [__version__, str(SCHEMA)],
-        "sources": [
-            [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
-            for corpus in corpora
-        ],
-        "teachers": {name: model_digest(name) for name in _teachers(corpora)},
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "labels": asdict(labels),
-        "max_segment_words": max_segment_words,
-    }
+    return _digest(
+        {
+            "format": [__version__, str(SCHEMA)],
+            "sources": [
+                [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
+                for corpus in corpora
+            ],
+            "teachers": {name: model_digest(name) for name in _teachers(corpora)},
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "labels": asdict(labels),
+            "max_segment_words": max_segment_words,
+        }
+    )
+
+
+def _digest(facts: dict[str, Any]) -> str:
     text = json.dumps(
         facts, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, frozenset) else str(value)
     )

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from khabar.training.settings import TrainSettings
 from khabar.training.store import ExampleStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Told the epoch, counted from 1, and its dev score after each epoch; True ends the run. Asked in the main process.
 Watcher = Callable[[int, float], bool]
@@ -171,9 +173,7 @@ class Run:
     def _batches_to_go(self) -> Iterator[NDArray[np.int64]]:
         """This process's share of the running epoch's batches, after those already behind it."""
         batches = self.plan.batches(self.progress.epoch)
-        # Every process takes the same number of steps; the first batches fill the last round.
-        missing = self.steps_per_epoch * self.accelerator.num_processes - len(batches)
-        mine = (batches + batches[:missing])[self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = share_of(batches, self.accelerator.process_index, self.accelerator.num_processes)
         yield from mine[self.progress.batch :]
 
     def _end_of_epoch(self, bar: tqdm[Any], watcher: Watcher | None) -> None:
@@ -212,6 +212,12 @@ class Run:
     def _out_of_patience(self) -> bool:
         best = self.progress.best_epoch
         return best is not None and self.progress.epoch - best >= self.settings.patience
+
+
+def share_of(batches: Sequence[T], process: int, n_processes: int) -> Sequence[T]:
+    """Give one process's batches. Every process takes the same number: the first ones fill the last round."""
+    n_all = -(-len(batches) // n_processes) * n_processes
+    return [batches[place % len(batches)] for place in range(process, n_all, n_processes)]
 
 
 def _tell_again(watcher: Watcher, progress: Progress) -> None:

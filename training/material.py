@@ -6,13 +6,15 @@ Turns settings into material; knows models only by the labels that one to start 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from khabar.models.folder import load_model
 from khabar.training.corpora import Corpus, as_gold, load_corpora
-from khabar.training.data import collect_labels, open_examples
+from khabar.training.data import collect_labels, describe_reading, open_examples
 from khabar.training.growing import grown_labels, mask_absent
 from khabar.training.leaks import warn_of_leaks
 from khabar.training.processes import on_main
@@ -34,6 +36,7 @@ class Material:
         labels: What the models are to know; `known`, what the model to start from knows already.
         dev: Gold to measure on; empty where there is none.
         facts: The sources, for metrics.json and the card.
+        origin: What was read, by name, each with a digest: two runs with equal ones see the same.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -54,6 +57,7 @@ class Material:
         self.facts = on_main(
             lambda: {name: list(map(describe_source, group)) for name, group in (("train", corpora), ("dev", held_out))}
         )
+        self.origin = on_main(lambda: {**_digests(self.facts), **describe_reading(corpora, held_out, labels)})
         self._cache, self._device = examples_folder(settings), settings.device
         self._examples: ExampleStore | None = None
 
@@ -70,6 +74,14 @@ class Material:
             )
             logger.info("%d articles; %s", len(self._examples), self._examples.lost)
         return self._examples
+
+
+def _digests(facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    return {
+        f"{split} source {place} ({source['name']})": source["sha256"][:12]
+        for split, sources in facts.items()
+        for place, source in enumerate(sources)
+    }
 
 
 def examples_folder(settings: TrainSettings) -> Path:

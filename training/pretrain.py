@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     output = Path(settings.output)
-    checkpoints = Checkpoints(output / "checkpoints", asdict(replace(settings, output="", device="")))
+    checkpoints = Checkpoints(output / "checkpoints", asdict(settings) | {"output": "", "device": ""})
     checkpoints.begin(resume=resume)  # refuses before hours of work, not after
     with accelerator.main_process_first():
         tokenizer = _tokenizer(settings, output / "cache")
@@ -71,6 +71,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
     with accelerator.main_process_first():
         vectors = _vectors(settings, read, len(tokenizer), output / "cache")
 
+    checkpoints.confirm({"pieces": len(stream), "processes": accelerator.num_processes})
     set_seed(settings.seed)
     batches = PieceBatches(stream=read, rows=settings.rows, length=settings.length, seed=settings.seed)
     counts = np.bincount(read, minlength=len(tokenizer))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from khabar.models.device import check_whole_device
 from khabar.models.errors import KhabarError
 from khabar.models.ranges import check_choice, check_range
 
@@ -14,8 +15,8 @@ ARCHITECTURES = ("recurrent", "transformer")
 OBJECTIVES = {"recurrent": ("cloze",), "transformer": ("replaced-token", "masked-lm")}
 PRECISIONS = ("auto", "fp32", "bf16")
 
-# What a setting of 0 becomes. The recurrent recipe is the one that the embedded encoder was made with, in
-# about an hour on two CPU cores. The transformer's is for twenty minutes on one large GPU: deep and thin
+# What a setting of 0 becomes. The recurrent recipe is the one that khabar-mini 1 was made with, in about an hour on
+# two CPU cores. The transformer's is for twenty minutes on one large GPU: deep and thin
 # within 20M parameters; four times the rows of ELECTRA-small (Clark et al. 2020, appendix A: 128 rows of 128 pieces,
 # 5e-4) and the rate raised with them; tens of passes, as BabyLM's winners at this data size (Charpentier and
 # Samuel 2023, ELC-BERT, and 2024, GPT-BERT).
@@ -115,6 +116,7 @@ class PretrainSettings:
         if self.objective is not None:
             check_choice(f"objective of a {self.architecture} encoder", self.objective, allowed)
         check_choice("precision", self.precision, PRECISIONS)
+        check_whole_device(self.device)
         for name in _COUNTS:
             check_range(name, getattr(self, name), at_least=1)
         check_range("length", self.length, at_least=8)

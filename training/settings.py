@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from khabar.models.device import check_whole_device
 from khabar.models.errors import KhabarError
 from khabar.models.ranges import check_choice, check_range
 from khabar.training.corpora import dev_corpus
@@ -120,6 +121,7 @@ class TrainSettings:
             check_range(name, getattr(self, name), at_least=0)
         check_range("max_drop", self.max_drop, at_least=0, at_most=100)
         check_choice("precision", self.precision, PRECISIONS)
+        check_whole_device(self.device)
         if self.from_model is None:
             object.__setattr__(self, "encoder", self.encoder or DEFAULT_ENCODER)
         else:

@@ -44,14 +44,16 @@ class Targets:
 class LostEntities:
     """Gold entities that the words cannot express exactly, for the report of a training run.
 
-    Of both kinds the first MOST_NAMED places are kept.
+    Of each kind the first MOST_NAMED places are kept.
     """
 
     n_entities: int = 0
     n_without_pieces: int = 0
     n_inside_words: int = 0
+    n_across_segments: int = 0
     without_pieces: list[str] = field(default_factory=list)
     inside_words: list[str] = field(default_factory=list)
+    across_segments: list[str] = field(default_factory=list)
 
     def add_without_pieces(self, place: str) -> None:
         """Count an entity that is left out."""
@@ -65,10 +67,17 @@ class LostEntities:
         if len(self.inside_words) < MOST_NAMED:
             self.inside_words.append(place)
 
+    def add_across_segments(self, place: str) -> None:
+        """Count an entity that is cut where a segment ends."""
+        self.n_across_segments += 1
+        if len(self.across_segments) < MOST_NAMED:
+            self.across_segments.append(place)
+
     def __str__(self) -> str:
         return (
             f"{self.n_entities:,} gold entities; {self.n_without_pieces:,} have no piece and are left out, "
-            f"{self.n_inside_words:,} start or end inside a word and are widened to it"
+            f"{self.n_inside_words:,} start or end inside a word and are widened to it, "
+            f"{self.n_across_segments:,} reach beyond a segment's end and are cut there"
         )
 
 
@@ -135,8 +144,12 @@ def _entity_targets(
             continue
         mapped = [index[label] for label in annotation.labels_of(entity.label)]
         allowed[first:stop] = False
-        allowed[first, [tags.begin_tag(label) for label in mapped]] = True
-        allowed[first + 1 : stop, [tags.inside_tag(label) for label in mapped]] = True
+        begins = np.diff(encoded.word_segments[first:stop], prepend=-1) > 0  # no path goes from segment to segment
+        for one in mapped:
+            allowed[first:stop, tags.begin_tag(one)] = begins
+            allowed[first:stop, tags.inside_tag(one)] = ~begins
+        if begins[1:].any():
+            lost.add_across_segments(place)
         n_letters = proclitic_length(article.text, int(starts[first]), entity.start)
         if n_letters is None or entity.end < ends[stop - 1]:
             lost.add_inside_word(place)

@@ -198,8 +198,10 @@ def _mean(answers: Sequence[Answer]) -> Answer:
 
 def _completed(encoded: EncodedArticle, targets: Targets, answer: Answer) -> Targets:
     """Let a source's targets stand, and put the teachers' answer where they leave something open."""
+    article_topics = _by_segments(targets)
+    article_topics = np.where(np.isnan(article_topics), answer.article_topics, article_topics)
     segment_topics = np.where(np.isnan(targets.segment_topics), answer.segment_topics, targets.segment_topics)
-    segment_topics[:, targets.article_topics == 0] = 0  # no segment shows what the article does not report
+    segment_topics[:, article_topics == 0] = 0  # no segment shows what the article does not report
     allowed = _likely(encoded, targets.allowed_tags, answer)
     names_begin = allowed[:, 1::2].any(axis=1) & ~allowed[:, tags.OUTSIDE] & ~allowed[:, 2::2].any(axis=1)
     sure = names_begin & (answer.proclitics.max(axis=1, initial=0) >= SURE_PROCLITICS)
@@ -207,10 +209,19 @@ def _completed(encoded: EncodedArticle, targets: Targets, answer: Answer) -> Tar
     return replace(
         targets,
         segment_topics=segment_topics,
-        article_topics=np.where(np.isnan(targets.article_topics), answer.article_topics, targets.article_topics),
+        article_topics=article_topics,
         allowed_tags=allowed,
         proclitics=np.where(open_, answer.proclitics.argmax(axis=1), targets.proclitics),
     )
+
+
+def _by_segments(targets: Targets) -> NDArray[np.float32]:
+    """Give the article's topics, (n_topics,), also where only its segments say them; NaN where both leave it open."""
+    if not len(targets.segment_topics):
+        return targets.article_topics
+    highest = targets.segment_topics.max(axis=0)  # NaN where one segment is open
+    shown = (targets.segment_topics == 1).any(axis=0)
+    return np.where(np.isnan(targets.article_topics), np.where(shown, np.float32(1), highest), targets.article_topics)
 
 
 def _likely(encoded: EncodedArticle, allowed: NDArray[np.bool_], answer: Answer) -> NDArray[np.bool_]:

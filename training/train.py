@@ -95,6 +95,7 @@ def learn(
 ) -> Run:
     """Build a model and train it, from the newest checkpoint on where there is one."""
     accelerator = make_accelerator(settings)
+    on_main(lambda: checkpoints.confirm({**material.origin, "processes": accelerator.num_processes}))
     set_seed(settings.seed)
     model, tokenizer = build_model(settings, material.labels)
     examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
