@@ -22,6 +22,7 @@ from khabar.models.article import Article
 from khabar.models.device import choose_device
 from khabar.models.errors import DeviceError, KhabarError
 from khabar.models.folder import load_model, named_folder
+from khabar.models.messages import show
 from khabar.models.model import KhabarModel
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -150,18 +151,20 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: As `tag`, in the place of the article that is meant.
         """
+        if isinstance(articles, str):
+            raise KhabarError("articles is a str; allowed: a list or another iterable of texts, or tag() for one text")
         chunks = in_chunks(map(_article, articles), lambda article: len(article.text))
         with closing(self.tag_chunks(chunks, batch_pieces=batch_pieces)) as tagged:
             for results in tagged:
                 yield from map(_or_raise, results)
 
     def tag_chunks(
-        self, chunks: Iterable[Sequence[Article]], *, batch_pieces: int | None = None
+        self, chunks: Iterable[Sequence[str | Article]], *, batch_pieces: int | None = None
     ) -> Generator[list[Result], None, None]:
         """Tag lists of articles, each list by itself: what it holds gives the same results wherever it stands.
 
         Args:
-            chunks: Lists of articles, some hundred each; batches are planned within one.
+            chunks: Lists of raw texts or Articles, some hundred each; batches are planned within one.
             batch_pieces: As in `tag_many`.
 
         Yields:
@@ -173,11 +176,15 @@ class Tagger:
             KhabarError: If a text is not valid Unicode.
         """
         engine = Engine(self.model, self.tokenizer, self._workers, batch_pieces=batch_pieces, bf16=self.bf16)
-        yield from engine.run(chunks)
+        yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
 
 
 def _article(item: str | Article) -> Article:
-    return Article(text=item) if isinstance(item, str) else item
+    if isinstance(item, Article):
+        return item
+    if not isinstance(item, str):
+        raise KhabarError(f"an article is {show(item)}; allowed: its text as a str, or a khabar.Article")
+    return Article(text=item)
 
 
 def _or_raise(result: Result) -> TaggedArticle:

@@ -124,6 +124,8 @@ def _summary(found: Sample, output: str, wanted: int) -> str:
     n_random = sum(picked.reason == "random" for picked in found.articles)
     n = len(found.articles)
     line = f"{output}: {n:,} of {found.n_pool:,} articles, {n_random:,} at random, {n - n_random:,} by uncertainty"
-    if n < wanted:
+    if n < wanted and n == found.n_pool:
+        line += f"; {wanted:,} were asked for, there are no more"
+    elif n < wanted:
         line += f"; {wanted:,} were asked for, the rest are near-duplicates of these or of excluded ones"
     return line

@@ -64,27 +64,35 @@ def train(
         typer.Option("--from-scratch", help="Take the encoder's shape and vocabulary, not its weights."),
     ] = None,
     dev: Annotated[str | None, typer.Option(help="Labelled articles to measure on; the best epoch is kept.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most passes over the corpora.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better dev score.")] = None,
-    batch_pieces: Annotated[int | None, typer.Option(help="Pieces in a batch, padding included.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the encoder's top layer.")] = None,
-    head_learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the heads.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the corpora.  [default: 10]")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better dev score.  [default: 3]")
+    ] = None,
+    batch_pieces: Annotated[
+        int | None, typer.Option(help="Pieces in a batch, padding included.  [default: 8192]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak rate of the encoder's top layer.  [default: 5e-05]")
+    ] = None,
+    head_learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the heads.  [default: 0.001]")] = None,
     layer_decay: Annotated[
-        float | None, typer.Option(help="A layer's rate as a share of the rate of the layer above.")
+        float | None, typer.Option(help="A layer's rate as a share of the rate of the layer above.  [default: 0.9]")
     ] = None,
     average_decay: Annotated[
-        float | None, typer.Option(help="Decay of the moving average of the weights; 0 for none.")
+        float | None, typer.Option(help="Decay of the moving average of the weights; 0 for none.  [default: 0]")
     ] = None,
     window: Annotated[int | None, typer.Option(help="Window length in pieces.")] = None,
     stride: Annotated[int | None, typer.Option(help="Widest step between windows in pieces.")] = None,
     checkpoint_steps: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; without it, one an epoch.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and dropout.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name, as results carry it.")] = None,
-    version: Annotated[str | None, typer.Option(help="The model's version.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order and dropout.  [default: 0]")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.  [default: auto]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (a GPU if there is one), cpu or cuda.  [default: auto]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name, as results carry it.  [default: khabar]")] = None,
+    version: Annotated[str | None, typer.Option(help="The model's version.  [default: 1.0]")] = None,
     calibrate: Annotated[
         bool | None,
         typer.Option(
@@ -101,13 +109,16 @@ def train(
         int, typer.Option(help="First try so many settings around the given ones, and take the best on dev.")
     ] = 0,
     resume: Resume = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier model in the output folder.")
+    ] = False,
 ) -> None:
     """Train a model on labelled corpora.
 
     These settings and rarer ones can stand in the --config file, named as here with _ for - (from_model for --from);
-    --seeds, --search and --resume are for the command line alone.
+    --seeds, --search, --resume and --overwrite are for the command line alone.
     """
-    given = _given(locals(), but=("config", "corpora", "seeds", "search", "resume"))
+    given = _given(locals(), but=("config", "corpora", "seeds", "search", "resume", "overwrite"))
     if corpora:
         given["corpora"] = tuple(corpora)
     if config is None:
@@ -131,7 +142,7 @@ def train(
     from khabar.training.train import train as train_once
 
     more_metrics = {}
-    options: dict[str, Any] = {"resume": resume, "progress_bar": sys.stderr.isatty()}
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress_bar": sys.stderr.isatty()}
     try:
         if search:
             found = find(settings, search, **options)

@@ -31,7 +31,7 @@ def test_epochs_and_seeds_differ_and_batches_hold_articles_of_like_length():
     first, second = in_lists(plan.batches(0)), in_lists(plan.batches(1))
     assert first != second != in_lists(BatchPlan(lengths, batch_pieces=4000, seed=1).batches(1))
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in first)
-    assert padded < 1.10 * sum(lengths)
+    assert padded < 1.15 * sum(lengths)
     assert max(sum(lengths[i] for i in batch) for batch in first) < 1.5 * 4000
 
 

@@ -79,7 +79,7 @@ def test_it_says_what_went_in_and_what_came_out(metrics):
     assert "fewer than 50 examples under their own name: `a|b` (7)." in card
     assert "Not measured, since dev has none of it: `a|b`." in card
     assert "2 start or end inside a word" in card
-    assert "khabar train --config settings.yaml\n" in card
+    assert "khabar train --config settings.yaml --output NEW\n" in card
     assert "secret" not in card
     assert "/data" not in card
 

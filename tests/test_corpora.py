@@ -124,7 +124,7 @@ def test_labels_of_a_model_that_exists_are_binding(tmp_path):
     assert load_corpora([tokens], entity_labels=known)
     with pytest.raises(CorpusError, match='entities maps to "MILITARY", which is not a label of the model'):
         load_corpora([tokens], entity_labels=[label for label in known if label != "MILITARY"])
-    with pytest.raises(CorpusError, match=r"articles\.jsonl:1: .*\"attack\", not a topic"):
+    with pytest.raises(CorpusError, match=r"articles\.jsonl: has topics of unknown meaning: .*attack \(1\)"):
         load_corpora([DATA / "articles.jsonl"], topics=["protest", "military_meeting"])
 
 

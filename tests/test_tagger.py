@@ -199,3 +199,13 @@ def test_a_gpu_gives_the_same_entities_and_topics(tiny_model_folder):
     for one, other in zip(on_cpu.tag_many(TEXTS), on_gpu.tag_many(TEXTS), strict=True):
         assert one.topic_scores == pytest.approx(other.topic_scores, abs=0.1)  # bf16
         assert [(s.start, s.end) for s in one.segments] == [(s.start, s.end) for s in other.segments]
+
+
+@pytest.mark.parametrize("wrong", [{"text": "عاجل"}, None, b"text", 5])
+def test_what_is_no_article_is_named(tagger, wrong):
+    for tag in (tagger.tag, lambda item: list(tagger.tag_many([item])), lambda item: list(tagger.tag_chunks([[item]]))):
+        with pytest.raises(KhabarError, match=r"an article is .*; allowed: its text as a str, or a khabar.Article"):
+            tag(wrong)
+    with pytest.raises(KhabarError, match="articles is a str; allowed: a list or another iterable of texts"):
+        list(tagger.tag_many("عاجل"))
+    assert [len(results) for results in tagger.tag_chunks([["عاجل", Article(text="قتل شخصان")]])] == [2]

@@ -128,7 +128,7 @@ def test_stopped_while_it_saves_it_leaves_no_mixture_and_resumes(settings, monke
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        train(settings, progress_bar=False)
+        train(settings, overwrite=True, progress_bar=False)
     monkeypatch.undo()
     assert not Path(settings.output, "config.json").exists()
     folder = train(settings, resume=True, progress_bar=False).folder

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -16,10 +17,10 @@ CORPUS = Path(__file__).parent / "data" / "sport_and_economy.jsonl"
 TEXTS = {
     "sport": "فاز نادي الميناء على ضيفه بهدفين في المباراة.",
     "economy": "تراجعت أسعار القمح بعد ارتفاع كلفة الشحن.",
-    "neither": "هطلت أمطار غزيرة على حديقة المدينة.",
+    "neither": "افتتح المتحف معرضا للخط القديم.",
 }
 FAST = (
-    *("--epochs", 30, "--patience", 30, "--learning-rate", 1e-2, "--head-learning-rate", 1e-2),
+    *("--epochs", 45, "--patience", 45, "--learning-rate", 1e-2, "--head-learning-rate", 1e-2),
     *("--batch-pieces", 256, "--window", 32, "--device", "cpu"),
 )
 
@@ -145,3 +146,49 @@ def test_an_error_of_all_processes_is_said_once(tmp_path):
     done = run_two("train", "nowhere.jsonl", "-o", tmp_path / "model", "--device", "cpu")
     assert done.returncode != 0
     assert done.stderr.count("error: nowhere.jsonl: no such file") == 1
+
+
+def test_the_help_names_every_default_as_it_is():
+    import typer
+
+    from khabar.training.settings import TrainSettings
+
+    defaults = {field.name: field.default for field in fields(TrainSettings)}
+    train = typer.main.get_command(app).commands["train"]
+    shown = {
+        parameter.name: found[1]
+        for parameter in train.params
+        if (found := re.search(r"\[default: ([^]]*)\]", getattr(parameter, "help", None) or ""))
+    }
+    plain = {name: value for name, value in defaults.items() if type(value) in (int, float, str)}
+    given = {parameter.name for parameter in train.params} & plain.keys()
+    assert {name: type(plain[name])(shown[name]) for name in given} == {name: plain[name] for name in given}
+
+
+def test_an_earlier_model_is_not_replaced_unasked(tmp_path, encoder_folder):
+    """Nor any other file of a name that a model's folder uses."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "README.md").write_text("mine", encoding="utf-8")
+    arguments = ("train", CORPUS, "--dev", CORPUS, "--encoder", encoder_folder, "-o", model, *FAST[2:], "--epochs", 1)
+    for more in ((), ("--resume",), ("--seeds", 2), ("--search", 2)):
+        done = run(*arguments, *more)
+        assert done.exit_code == 2
+        assert f"{model} already holds README.md; give another --output, or --overwrite" in done.stderr
+    assert [path.name for path in model.iterdir()] == ["README.md"]
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert (model / "README.md").read_text(encoding="utf-8").startswith("---")
+    done = run(*arguments)
+    assert "already holds config.json, model.safetensors, tokenizer.json, " in done.stderr
+
+
+def test_topics_of_dev_that_training_lacks_are_named_once(tmp_path, encoder_folder):
+    dev = tmp_path / "dev.jsonl"
+    rows = [{"text": text, "topics": ["طقس"]} for text in TEXTS.values()]
+    dev.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    for more in ((), ("--search", 2)):
+        done = run("train", CORPUS, "--dev", dev, "--encoder", encoder_folder, "-o", tmp_path / "model", *FAST, *more)
+        assert done.exit_code == 2
+        assert "has topics of unknown meaning: طقس (3)" in done.stderr
+        assert done.stderr.count("طقس") == 1
+    assert not list(tmp_path.glob("model/*"))

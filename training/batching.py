@@ -20,7 +20,7 @@ from khabar.models.model import NOT_ANNOTATED
 from khabar.training.targets import Targets
 
 # How far, as a share of its length, an article may move in the order by length: keeps padding low and batches varied.
-LENGTH_JITTER = 0.03
+LENGTH_JITTER = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

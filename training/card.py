@@ -247,8 +247,8 @@ def _reproduction(metrics: Mapping[str, Any]) -> list[str]:
     start = "khabar" if processes == 1 else f"accelerate launch --num_processes {processes} -m khabar"
     versions = ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
     sections += [
-        f"```\n{start} train --config settings.yaml{flags}\n```",
-        "with the settings.yaml beside this file, in which absolute paths are names alone:",
+        f"```\n{start} train --config settings.yaml --output NEW{flags}\n```",
+        "from where it was first run: relative paths count from there; of absolute ones settings.yaml has only names.",
         f"```yaml\n{settings_yaml(metrics['settings'])}```",
         f"Made with {versions}; {metrics['steps']:,} steps, {metrics['seconds']:,} seconds.",
     ]

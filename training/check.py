@@ -14,6 +14,7 @@ from khabar.training.check_corpus import check_corpus
 from khabar.training.check_finding import KINDS, SEVERITIES, Finding, PlacedArticle, Severity
 from khabar.training.check_spans import check_spans
 from khabar.training.check_text import check_text
+from khabar.training.source_spec import refuse_other_formats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,13 @@ def check_files(files: Sequence[str | Path], *, ignore: Collection[str] = ()) ->
         ignore: Kinds of findings that are left out; errors cannot be.
 
     Raises:
-        KhabarError: If a kind to ignore is not known or an error.
+        KhabarError: If a kind to ignore is not known or an error, or a file's ending says that it is of another format.
     """
     allowed = [kind for kind, (severity, _) in KINDS.items() if severity != "error"]
     for kind in ignore:
         if kind not in allowed:
             raise KhabarError(f"ignore is {kind!r}, which is not a kind that can be ignored{nearest(kind, allowed)}")
+    refuse_other_formats(files)
     names = list(dict.fromkeys(map(str, files)))
     articles: list[PlacedArticle] = []
     findings: list[Finding] = []

@@ -130,7 +130,7 @@ def load_corpora(
     loaded: list[tuple[SourceSpec, SourceArticles, SourceCounts]] = []
     for spec in specs:
         try:
-            loaded.append((spec, *count_source(spec, topics)))
+            loaded.append((spec, *count_source(spec)))
         except CorpusError as error:
             problems += error.problems
             n_more += error.n_more
@@ -274,5 +274,5 @@ def _annotation(spec: SourceSpec, counts: SourceCounts) -> Annotation:
 def _problem(spec: SourceSpec, message: str) -> Problem:
     """Place a problem at the YAML's line where there is one: that is what the user has to change."""
     if spec.declared_in is None:
-        return Problem(file=str(spec.path), message=message.removeprefix(f"{spec.path}: "))
+        return Problem(file=str(spec.path), message=message.removeprefix(str(spec.path)).lstrip(": "))
     return Problem(file=str(spec.declared_in), line=spec.line, message=message)

@@ -58,6 +58,9 @@ class Material:
             lambda: {name: list(map(describe_source, group)) for name, group in (("train", corpora), ("dev", held_out))}
         )
         self.origin = on_main(lambda: {**_digests(self.facts), **describe_reading(corpora, held_out, labels)})
+        logger.info(
+            "topics: %s; entities: %s", ", ".join(labels.topics) or "none", ", ".join(labels.entity_labels) or "none"
+        )
         self._cache, self._device = examples_folder(settings), settings.device
         self._examples: ExampleStore | None = None
 

@@ -25,7 +25,7 @@ from khabar.training.checkpoints import Checkpoints
 from khabar.training.material import Material
 from khabar.training.processes import join_processes, on_main
 from khabar.training.settings import TrainSettings
-from khabar.training.train import learn, open_run
+from khabar.training.train import check_output, learn, open_run
 
 if TYPE_CHECKING:
     import optuna
@@ -63,7 +63,14 @@ class SearchResult:
     trials: list[dict[str, Any]]
 
 
-def search(settings: TrainSettings, n_trials: int, *, resume: bool = False, progress_bar: bool = True) -> SearchResult:
+def search(
+    settings: TrainSettings,
+    n_trials: int,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress_bar: bool = True,
+) -> SearchResult:
     """Try settings in `n_trials` runs and give those with the best dev score.
 
     The first trial is the settings as they are; the others change learning rates, layer decay, head dropout, the
@@ -74,6 +81,7 @@ def search(settings: TrainSettings, n_trials: int, *, resume: bool = False, prog
         settings: Where the search starts; `dev` must be there.
         n_trials: Trials in all, those of an interrupted search included.
         resume: Go on with the study that is there.
+        overwrite: Whether the run after the search may replace an earlier model in the output folder.
         progress_bar: Show a bar on standard error.
 
     Raises:
@@ -90,14 +98,15 @@ def search(settings: TrainSettings, n_trials: int, *, resume: bool = False, prog
     if find_spec("optuna") is None:
         raise MissingExtraError("search", "searching for settings")
     folder = Path(settings.output) / "search"
+    check_output(settings, resumed=resume and folder.exists(), overwrite=overwrite)
     join_processes(choose_device(settings.device))
     if not resume:  # what the run after the search would refuse is better refused now
         on_main(lambda: Checkpoints(folder.with_name("checkpoints"), {}).begin(resume=False))
     study = _Study(folder, settings)
-    on_main(lambda: study.open(resume=resume))
-    material: Material | None = None
+    on_main(lambda: study.admit(resume=resume))
+    material = Material(settings)  # what is wrong with the corpora shows before anything is written
+    on_main(study.open)
     while (changes := on_main(lambda: study.ask(n_trials))) is not None:
-        material = material or Material(settings)
         trial = replace(settings, **changes)
         checkpoints = open_run(trial, folder / "running", resume=True)
         run = learn(
@@ -124,18 +133,24 @@ class _Study:
         self.scores: list[float] = []
         self.cut_short = False
 
-    def open(self, *, resume: bool) -> None:
+    @property
+    def _file(self) -> Path:
+        return self.folder / "study.db"
+
+    def admit(self, *, resume: bool) -> None:
+        """Refuse a study that is there and not to be resumed."""
+        if self._file.exists() and not resume:
+            raise KhabarError(f"{self.folder} holds an earlier search; go on with --resume, or choose another --output")
+
+    def open(self) -> None:
         """Open the study that is there, or a new one."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = self.folder / "study.db"
-        if file.exists() and not resume:
-            raise KhabarError(f"{self.folder} holds an earlier search; go on with --resume, or choose another --output")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
             study_name="khabar",
-            storage=optuna.storages.RDBStorage(f"sqlite:///{quote(str(file.resolve()))}"),
+            storage=optuna.storages.RDBStorage(f"sqlite:///{quote(str(self._file.resolve()))}"),
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(

@@ -17,7 +17,7 @@ from khabar.models.ranges import check_range
 from khabar.training.evaluate import selection_score
 from khabar.training.material import Material
 from khabar.training.settings import TrainSettings
-from khabar.training.train import TrainResult, finish_run, open_run, release
+from khabar.training.train import TrainResult, check_output, finish_run, open_run, release
 
 
 def train_seeds(
@@ -25,6 +25,7 @@ def train_seeds(
     n_seeds: int,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     progress_bar: bool = True,
     more_metrics: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainResult:
@@ -36,6 +37,7 @@ def train_seeds(
         settings: What to train on and how; `dev` must be there.
         n_seeds: Number of runs, at least 2.
         resume: Take finished runs as they are, and go on with the one that was interrupted.
+        overwrite: Replace an earlier model in the output folder.
         progress_bar: Show a bar on standard error.
         more_metrics: As in `train`.
 
@@ -49,6 +51,7 @@ def train_seeds(
     if settings.dev is None:
         raise KhabarError("several seeds are compared on dev, and the best is kept: --seeds needs --dev")
     work = Path(settings.output) / "runs"
+    check_output(settings, resumed=resume and work.exists(), overwrite=overwrite)
     runs = [replace(settings, seed=settings.seed + k) for k in range(n_seeds)]
     opened = [open_run(run, work / f"seed-{run.seed}", resume=resume) for run in runs]
     material = Material(settings)

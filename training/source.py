@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,16 +79,15 @@ class SourceArticles:
         """
         if _version(self.spec) != self.version:
             raise KhabarError(f"{self.spec.path} has changed since it was first read; start again")
-        for article in _read(self.spec, None):
+        for article in _read(self.spec):
             yield _with_model_topics(article, self.spec)
 
 
-def count_source(spec: SourceSpec, topics: Collection[str] | None) -> tuple[SourceArticles, SourceCounts]:
+def count_source(spec: SourceSpec) -> tuple[SourceArticles, SourceCounts]:
     """Read a source once to check all of it and count what it holds.
 
     Args:
         spec: The source.
-        topics: The model's topics that may occur; None accepts any.
 
     Raises:
         CorpusError: Listing everything that is wrong with the file.
@@ -96,8 +95,7 @@ def count_source(spec: SourceSpec, topics: Collection[str] | None) -> tuple[Sour
     """
     articles = SourceArticles(spec=spec, version=_version(spec))
     counts = SourceCounts()
-    known = None if topics is None else {*topics, *(spec.topics or {}), *spec.ignore_topics}
-    for article in _read(spec, known):
+    for article in _read(spec):
         counts.add(article, spec)
     if not counts.articles:
         raise KhabarError(f"{spec.path} has no articles")
@@ -110,10 +108,10 @@ def _version(spec: SourceSpec) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read(spec: SourceSpec, topics: Collection[str] | None) -> Iterator[Article]:
+def _read(spec: SourceSpec) -> Iterator[Article]:
     if spec.format == "conll":
         return iter_conll(spec.path, ignore=spec.ignore)
-    return iter_articles(spec.path, topics=topics)
+    return iter_articles(spec.path)
 
 
 def _with_model_topics(article: Article, spec: SourceSpec) -> Article:

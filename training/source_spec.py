@@ -4,11 +4,12 @@ Turns one source's mapping into a SourceSpec. Knows nothing of YAML, and opens n
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeGuard, get_args
 
+from khabar.models.errors import KhabarError
 from khabar.models.messages import nearest, show
 
 Format = Literal["articles", "conll"]
@@ -84,6 +85,23 @@ class SourceSpec:
 def format_of(path: str | Path) -> Format | None:
     """Tell a source's format from its ending; None when the ending says nothing."""
     return _ENDINGS.get(Path(path).suffix.lower())
+
+
+def refuse_other_formats(paths: Iterable[str | Path]) -> None:
+    """Refuse files that by their ending hold no articles, where nothing else can be read.
+
+    Raises:
+        KhabarError: Naming the file and what makes articles of it.
+    """
+    for path in paths:
+        ending = Path(path).suffix.lower()
+        if format_of(path) == "conll" or ending in (".csv", ".parquet"):
+            raise KhabarError(
+                f"{path}: {ending} is not read here; allowed: articles, JSON Lines (.jsonl), which "
+                "`khabar data convert` makes of other formats"
+            )
+        if ending in (".yaml", ".yml"):
+            raise KhabarError(f"{path}: a list of sources is not read here; allowed: the .jsonl files that it names")
 
 
 class SourceChecker:

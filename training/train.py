@@ -24,7 +24,7 @@ from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
 from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError
-from khabar.models.folder import move_files, save_model
+from khabar.models.folder import MODEL_FILES, move_files, save_model
 from khabar.training.bootstrap import RESAMPLES
 from khabar.training.building import build_model
 from khabar.training.calibration import calibrate
@@ -40,6 +40,8 @@ from khabar.training.settings import TrainSettings
 from khabar.training.store import remove_stores
 from khabar.training.topic_scores import has_topic_gold
 
+PAPERS = ("metrics.json", "settings.yaml", "README.md")  # beside the model's files
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -53,6 +55,7 @@ def train(
     settings: TrainSettings,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     progress_bar: bool = True,
     more_metrics: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainResult:
@@ -61,6 +64,7 @@ def train(
     Args:
         settings: What to train on and how.
         resume: Go on from the newest checkpoint under `settings.output`, if there is one.
+        overwrite: Replace an earlier model there.
         progress_bar: Show a bar on standard error.
         more_metrics: What metrics.json is to hold beside the run's own, such as the search for its settings.
 
@@ -68,9 +72,28 @@ def train(
         KhabarError: If a corpus, the encoder, the device or the output cannot be used; or if known labels of the
             model to start from have become worse, in which case the new model is kept aside.
     """
-    checkpoints = open_run(settings, Path(settings.output) / "checkpoints", resume=resume)
+    work = Path(settings.output) / "checkpoints"
+    check_output(settings, resumed=resume and work.exists(), overwrite=overwrite)
+    checkpoints = open_run(settings, work, resume=resume)
     metrics = finish_run(settings, Material(settings), checkpoints, progress_bar=progress_bar)
     return release(settings, checkpoints.finished, {**metrics, **more_metrics}, work=checkpoints.folder)
+
+
+def check_output(settings: TrainSettings, *, resumed: bool, overwrite: bool) -> None:
+    """See that no files of the output folder would be replaced that are to stay.
+
+    Args:
+        settings: Name the folder.
+        resumed: Whether a run goes on that has been let in before.
+        overwrite: Whether they may be replaced.
+
+    Raises:
+        KhabarError: If there are such files.
+    """
+    folder = Path(settings.output)
+    there = [name for name in (*MODEL_FILES, *PAPERS) if (folder / name).exists()]
+    if there and not resumed and not overwrite:
+        raise KhabarError(f"{folder} already holds {', '.join(there)}; give another --output, or --overwrite")
 
 
 def open_run(settings: TrainSettings, work: Path, *, resume: bool) -> Checkpoints:
@@ -168,12 +191,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def write_papers(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write what a model folder holds beside the model: metrics.json, settings.yaml, and README.md made from both."""
-    papers = {
-        "metrics.json": json.dumps(metrics, ensure_ascii=False, indent=1),
-        "settings.yaml": settings_yaml(metrics["settings"]),
-        "README.md": render_card(metrics),
-    }
-    for name, text in papers.items():
+    as_json = json.dumps(metrics, ensure_ascii=False, indent=1)
+    for name, text in zip(PAPERS, (as_json, settings_yaml(metrics["settings"]), render_card(metrics)), strict=True):
         with FileSink(folder / name) as sink:
             sink.write(text)
 

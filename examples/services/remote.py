@@ -1,4 +1,4 @@
-"""khabar at work elsewhere: a script that has a service tag articles, and needs no torch itself.
+"""khabar at work elsewhere: a script that has a service tag articles, and loads no torch itself.
 
 python remote.py http://127.0.0.1:8000 < articles.jsonl > results.jsonl
 """
