@@ -322,11 +322,11 @@ def test_the_command(tmp_path, tiny_model_folder):
     done = CliRunner().invoke(app, [str(argument) for argument in [*call, "--report", folder]])
     assert done.exit_code == 0, done.stderr
     assert "95 % of F1" in done.stdout
-    assert "tiny 1.0 against khabar-mini 2.0: F1, difference" in done.stdout
+    assert "tiny 1.0 against khabar-mini 2.1: F1, difference" in done.stdout
     assert f"report written to {folder}" in done.stderr
     assert "tiny 1.0: gold has topics that the model does not know, all counted as missed: " in done.stderr
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert (report["model"], report["against"]["model"]) == ("tiny 1.0", "khabar-mini 2.0")
+    assert (report["model"], report["against"]["model"]) == ("tiny 1.0", "khabar-mini 2.1")
     assert (folder / "index.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 

@@ -59,7 +59,7 @@ class ArticleBody(_Body):
     entities: list[EntityBody]
     characters: int = Field(ge=0, examples=[len(_TEXT)])
     characters_read: int = Field(ge=0, examples=[len(_TEXT)])
-    model: str = Field(examples=["khabar-mini 2.0"])
+    model: str = Field(examples=["khabar-mini 2.1"])
 
 
 class TagAnswer(_Body):
@@ -79,7 +79,7 @@ class LimitsBody(_Body):
 class ModelAnswer(_Body):
     """The model that answers, and the limits of a request."""
 
-    model: str = Field(description="Name and version, as results carry them.", examples=["khabar-mini 2.0"])
+    model: str = Field(description="Name and version, as results carry them.", examples=["khabar-mini 2.1"])
     khabar: str = Field(description="Version of khabar.", examples=[__version__])
     device: str = Field(examples=["cpu"])
     topics: list[str] = Field(examples=[["attack", "statement"]])
