@@ -151,7 +151,7 @@ def parse_json(line: bytes) -> object:
         bad = error.object[error.start]
         raise ValueError(f"not UTF-8: byte 0x{bad:02x} at byte {error.start + 1} of the line") from None
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        return json.loads(text.rstrip("\r\n"), parse_constant=_refuse_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         seen = show(text[error.pos : error.pos + 20]) if error.pos < len(text.rstrip()) else "the line's end"
         raise ValueError(f"not JSON: {error.msg} at column {error.pos + 1}, at {seen}") from None

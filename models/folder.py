@@ -222,7 +222,7 @@ def _check_hub(name: str) -> None:
     except Exception as error:  # the hub's, the HTTP library's and the system's: too many to name
         raise ModelFolderError(
             f"{name}: no such folder here, and no model hub gave it. Give a local folder with config.json and "
-            f"{WEIGHTS}, or check the id and the network"
+            f"{WEIGHTS}, or `embedded`, which comes with khabar; or check the id and the network"
         ) from error
 
 

@@ -236,7 +236,7 @@ def test_a_teacher_that_is_missing_or_knows_nothing_here_is_named(
         )
 
     write_rows(tmp_path / "texts.jsonl", [{"text": "عاجل"}])
-    with pytest.raises(KhabarError, match=r"\./nowhere: no such model folder"):
+    with pytest.raises(KhabarError, match=r"a\.yaml:1: teacher: \./nowhere: no such model folder"):
         trained({"path": "train.jsonl"}, {"path": "texts.jsonl", "teacher": "./nowhere"})
 
     stranger = type(tiny_model)(replace_config(tiny_model.config, topics=["رياضة"], entity_labels=["نادٍ"]))

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ def encode_corpora(
         device: Where the corpora's teachers run.
     """
     for corpus in corpora:
-        names = corpus.articles.spec.teachers
-        teachers = Teachers(names, labels, device=device) if names else None
+        with _said_where(corpus):
+            names = corpus.articles.spec.teachers
+            teachers = Teachers(names, labels, device=device) if names else None
         for articles in _groups(corpus.articles):
             texts = [article.text for article in articles]
             encoded = encode_articles(
@@ -146,6 +148,26 @@ def encode_corpora(
             if teachers is not None:
                 targets = teachers.complete(texts, encoded, targets)
             yield [Example(encoded=one, targets=target) for one, target in zip(encoded, targets, strict=True)]
+
+
+@contextmanager
+def _said_where(corpus: Corpus) -> Iterator[None]:
+    """Add to an error about a source's teachers where they are named."""
+    try:
+        yield
+    except KhabarError as error:
+        spec = corpus.articles.spec
+        raise KhabarError(f"{spec.declared_in}:{spec.line}: teacher: {error}") from error
+
+
+def _teacher_digests(corpora: Sequence[Corpus]) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for corpus in corpora:
+        with _said_where(corpus):
+            for name in corpus.articles.spec.teachers:
+                if name not in digests:
+                    digests[name] = model_digest(name)
+    return digests
 
 
 def _teachers(corpora: Sequence[Corpus]) -> list[str]:
@@ -180,7 +202,7 @@ def describe_reading(train: Sequence[Corpus], dev: Sequence[Corpus], labels: Lab
     maps = [asdict(corpus.annotation) for corpus in (*train, *dev)]
     return {
         "labels and their maps": _digest({"labels": asdict(labels), "maps": maps}),
-        **{f"teacher {name}": model_digest(name) for name in _teachers(train)},
+        **{f"teacher {name}": digest for name, digest in _teacher_digests(train).items()},
     }
 
 
@@ -195,7 +217,7 @@ def _fingerprint(
                 [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
                 for corpus in corpora
             ],
-            "teachers": {name: model_digest(name) for name in _teachers(corpora)},
+            "teachers": _teacher_digests(corpora),
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "labels": asdict(labels),
             "max_segment_words": max_segment_words,
