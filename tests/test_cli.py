@@ -291,7 +291,7 @@ def test_flags_are_settings():
     from khabar.training.settings import TrainSettings
 
     def flags(command):
-        return set(inspect.signature(command).parameters) - {"config", "resume", "seeds", "search"}
+        return set(inspect.signature(command).parameters) - {"config", "resume", "overwrite", "seeds", "search"}
 
     assert flags(train) <= {field.name for field in fields(TrainSettings)}
     assert flags(pretrain) == {field.name for field in fields(PretrainSettings)}, "pretrain reads no file"
