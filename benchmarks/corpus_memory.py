@@ -110,7 +110,7 @@ def measure(corpus: Path, folder: Path) -> tuple[list[Stage], int, float]:
         corpora = load_corpora([corpus])
         labels = collect_labels(corpora)
     with _watched("encode", stages):
-        store = open_examples(corpora, tokenizer, labels, max_segment_words=160, folder=folder)
+        store = open_examples(corpora, tokenizer, labels, max_segment_words=160, teachers={}, folder=folder)
     with _watched("lay out an epoch", stages):
         windows = WindowSettings.from_tokenizer(tokenizer, window=512, stride=382)
         for batch in BatchPlan(store.lengths, batch_pieces=BATCH_PIECES, seed=0).batches(0):

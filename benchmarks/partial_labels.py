@@ -165,6 +165,10 @@ def _measure_all(options: argparse.Namespace) -> None:
         n, few, models = len(material.train), len(material.few), Path(scratch) / "models"
         # What a row is trained on, for a seed: a taught model's teacher is the one that was trained alone.
         alone = f"{few} articles, all labels"
+
+        def folder(name: str, seed: int) -> Path:
+            return models / f"{name}-{seed}"
+
         few_alone: dict[str, Callable[[int], Sources]] = {alone: lambda _seed: material.small()}
         experiments: dict[str, dict[str, Callable[[int], Sources]]] = {
             "halves": {
@@ -176,14 +180,14 @@ def _measure_all(options: argparse.Namespace) -> None:
             | {
                 "and ANERcorp, tag sets and mask": lambda _seed: material.with_anercorp(masked=True),
                 "and ANERcorp, tag sets and mask filled in by that model": lambda seed: material.with_anercorp(
-                    masked=True, teacher=models / f"{alone}-{seed}"
+                    masked=True, teacher=folder(alone, seed)
                 ),
                 "and ANERcorp, first of the labels, no mask": lambda _seed: material.with_anercorp(masked=False),
             },
             "taught": few_alone
             | {
                 f"and the texts of {len(material.rest)} others, taught by that model": lambda seed: material.with_texts(
-                    models / f"{alone}-{seed}"
+                    folder(alone, seed)
                 ),
             },
         }
@@ -196,8 +200,7 @@ def _measure_all(options: argparse.Namespace) -> None:
                 for seed in options.seeds:
                     began = time.monotonic()
                     times = options.repeat if name == alone else 1
-                    output = models / f"{name}-{seed}"
-                    rows[name].append(run(options, material, sources(seed), seed, output, times=times))
+                    rows[name].append(run(options, material, sources(seed), seed, folder(name, seed), times=times))
                     print(f"{name}, seed {seed}: {time.monotonic() - began:,.0f} s", file=sys.stderr, flush=True)
         print(_table(rows, material.labels, len(material.dev)))
     if options.output is not None:

@@ -71,6 +71,15 @@ class Logits:
     proclitics: NDArray[np.float32]
     word_mask: NDArray[np.bool_]
 
+    def topic_probabilities(self, temperatures: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Give the topics' probabilities of segments and of articles, shapes as the logits'.
+
+        A topic's segments and article share a temperature: the article's score stays that of its best segment.
+        """
+        divisors = torch.tensor(temperatures)
+        segments, articles = torch.from_numpy(self.segment_topics), torch.from_numpy(self.article_topics)
+        return (segments / divisors).sigmoid(), (articles / divisors).sigmoid()
+
     @classmethod
     def of(cls, output: KhabarOutput, word_mask: Tensor) -> Logits:
         """Take a model's output and a batch's mask, both on the CPU; nothing is copied but bfloat16."""
@@ -99,10 +108,7 @@ def decode(
         crf: The model's CRF, on the CPU.
         labels: The model's labels, temperatures, thresholds and bands.
     """
-    # A topic's segments and article share a temperature: the article's score stays that of its best segment.
-    temperatures = torch.tensor(labels.temperatures)
-    segment_scores = (torch.from_numpy(logits.segment_topics) / temperatures).sigmoid().tolist()
-    article_scores = (torch.from_numpy(logits.article_topics) / temperatures).sigmoid().tolist()
+    segment_scores, article_scores = (scores.tolist() for scores in logits.topic_probabilities(labels.temperatures))
     emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
     spans = spans_from_paths(crf.viterbi(emissions, mask))
     probabilities = crf.entity_probabilities(emissions, mask, spans)

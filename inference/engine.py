@@ -10,17 +10,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
 from khabar.inference.decode import Labels
-from khabar.inference.forward import Forward, Pass, Work, too_long
+from khabar.inference.forward import Forward, Pass, Work
 from khabar.inference.results import TaggedArticle
 from khabar.inference.stages import Step, run_stages
 from khabar.inference.workers import Workers, result_of
 from khabar.models.article import Article
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
-from khabar.models.model import KhabarModel
 
 CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
 QUEUE_LENGTH = 2  # what waits between two steps; likewise
@@ -73,30 +70,13 @@ class Engine:
     """A model at work on one stream of chunks; another stream takes an engine of its own.
 
     Args:
-        model: A model in evaluation mode, on the device it is to run on.
-        tokenizer: Its tokenizer.
+        passes: The model's forward passes, of this engine alone.
+        labels: The model's.
         workers: What encodes the texts and reads the results.
-        batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
-            means a number that suits the device.
-        bf16: Whether the model's products are computed in bfloat16.
-
-    Raises:
-        ValueError: If batch_pieces is below 1.
     """
 
-    def __init__(
-        self,
-        model: KhabarModel,
-        tokenizer: PreTrainedTokenizerFast,
-        workers: Workers,
-        *,
-        batch_pieces: int | None = None,
-        bf16: bool = False,
-    ) -> None:
-        self._passes = Forward(model, tokenizer, batch_pieces=batch_pieces, bf16=bf16)
-        self._workers = workers
-        self._device = model.device.type
-        self._labels = Labels.of(model.config)
+    def __init__(self, passes: Forward, labels: Labels, workers: Workers) -> None:
+        self._passes, self._labels, self._workers = passes, labels, workers
 
     def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Result]]:
         """Tag chunks as they come. They are read in the caller's thread, a few ahead.
@@ -155,7 +135,7 @@ class Engine:
             logits = done.logits()
             decoded: Future[list[TaggedArticle]] | list[Result]
             if logits is None:
-                decoded = [too_long(article.text, self._device) for article in articles]
+                decoded = [self._passes.too_long(article.text) for article in articles]
             else:
                 decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels)
             yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)

@@ -110,6 +110,13 @@ class Forward:
             else:
                 yield done
 
+    def too_long(self, text: str) -> KhabarError:
+        """Make the error for a text of which the logits are None."""
+        return KhabarError(
+            f"a text of {len(text):,} characters needs more memory than {self._device.type} has; "
+            "allowed: shorter texts, or a device with more"
+        )
+
     def _work(self, indices: Sequence[int], encoded: Sequence[EncodedArticle]) -> Work:
         batch = collate(encoded, self._windows)
         if self._device.type == "cuda":
@@ -148,11 +155,3 @@ class Forward:
         log.warning("out of memory on %s at %s pieces; goes on with half as many", self._device, f"{n_pieces:,}")
         middle = len(work.indices) // 2
         return [self._work(work.indices[half], work.encoded[half]) for half in (slice(middle), slice(middle, None))]
-
-
-def too_long(text: str, device: str) -> KhabarError:
-    """Make the error for a text of which the logits are None."""
-    return KhabarError(
-        f"a text of {len(text):,} characters needs more memory than {device} has; "
-        "allowed: shorter texts, or a device with more"
-    )

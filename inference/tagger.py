@@ -13,7 +13,9 @@ from typing import Self
 
 from transformers import PreTrainedTokenizerFast
 
+from khabar.inference.decode import Labels
 from khabar.inference.engine import Engine, Result
+from khabar.inference.forward import Forward
 from khabar.inference.onnx_model import load_onnx
 from khabar.inference.planning import in_chunks
 from khabar.inference.results import TaggedArticle
@@ -94,8 +96,8 @@ class Tagger:
         self.tokenizer = tokenizer
         self.bf16 = bf16
         # The CRF's steps from word to word are many and small: a processor takes them faster than a GPU.
-        crf = model.crf if model.device.type == "cpu" else deepcopy(model.crf).cpu()
-        work = TextWork(tokenizer=tokenizer, max_segment_words=model.config.max_segment_words, crf=crf)
+        self.crf = model.crf if model.device.type == "cpu" else deepcopy(model.crf).cpu()
+        work = TextWork(tokenizer=tokenizer, max_segment_words=model.config.max_segment_words, crf=self.crf)
         self._workers, self._alone = Workers(workers, work), Workers(0, work)
 
     def __enter__(self) -> Self:
@@ -134,7 +136,7 @@ class Tagger:
         Raises:
             KhabarError: If the text is not valid Unicode, or too long for the device's memory.
         """
-        return _or_raise(Engine(self.model, self.tokenizer, self._alone, bf16=self.bf16).run_one(_article(article)))
+        return _or_raise(self._engine(self._alone).run_one(_article(article)))
 
     def tag_many(
         self, articles: Iterable[str | Article], *, batch_pieces: int | None = None
@@ -175,8 +177,12 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: If a text is not valid Unicode.
         """
-        engine = Engine(self.model, self.tokenizer, self._workers, batch_pieces=batch_pieces, bf16=self.bf16)
+        engine = self._engine(self._workers, batch_pieces)
         yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
+
+    def _engine(self, workers: Workers, batch_pieces: int | None = None) -> Engine:
+        passes = Forward(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16)
+        return Engine(passes, Labels.of(self.model.config), workers)
 
 
 def _article(item: str | Article) -> Article:

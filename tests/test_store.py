@@ -81,7 +81,7 @@ def loaded(corpus):
 
 def stored(loaded, tokenizer, folder, *, max_segment_words=24):
     corpora, labels = loaded
-    return open_examples(corpora, tokenizer, labels, max_segment_words=max_segment_words, folder=folder)
+    return open_examples(corpora, tokenizer, labels, max_segment_words=max_segment_words, teachers={}, folder=folder)
 
 
 def test_a_store_gives_any_examples_in_any_order(loaded, tokenizer, tmp_path):

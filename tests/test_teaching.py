@@ -15,7 +15,7 @@ from khabar.models.errors import CorpusError, KhabarError
 from khabar.models.folder import save_model
 from khabar.models.model import NOT_ANNOTATED
 from khabar.training.corpora import Annotation, load_corpora
-from khabar.training.data import collect_labels, open_examples
+from khabar.training.data import collect_labels, open_examples, teacher_digests
 from khabar.training.provenance import describe_source
 from khabar.training.targets import LabelSet, LostEntities, make_targets
 from khabar.training.teaching import Teachers
@@ -196,7 +196,15 @@ def test_examples_are_made_anew_when_the_teacher_changes(tmp_path, tiny_model, t
     assert describe_source(corpora[0])["teachers"] == ["tiny-model"]
 
     def scores():
-        store = open_examples(corpora, tokenizer, labels, max_segment_words=24, folder=tmp_path / "cache", device="cpu")
+        store = open_examples(
+            corpora,
+            tokenizer,
+            labels,
+            max_segment_words=24,
+            teachers=teacher_digests(corpora),
+            folder=tmp_path / "cache",
+            device="cpu",
+        )
         return store[[0]][0].targets.article_topics
 
     first, again = scores(), scores()

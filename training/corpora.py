@@ -13,9 +13,7 @@ from khabar.models.errors import CorpusError, KhabarError, Problem
 from khabar.training.corpus_file import read_corpus_file
 from khabar.training.label_checks import label_problems, model_labels, model_topics
 from khabar.training.source import SourceArticles, SourceCounts, count_source
-from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of
-
-_YAML_ENDINGS = (".yaml", ".yml")
+from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of, is_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +189,7 @@ def dev_corpus(paths: Iterable[str | Path]) -> str | None:
         CorpusError: If a YAML is malformed.
         KhabarError: If more than one does.
     """
-    naming = [str(path) for path in paths if _is_yaml(path) and "dev" in _splits(path)]
+    naming = [str(path) for path in paths if is_yaml(path) and "dev" in _splits(path)]
     if len(naming) > 1:
         raise KhabarError(f"{' and '.join(naming)} each name sources for dev; allowed: one, or --dev beside them")
     return naming[0] if naming else None
@@ -230,7 +228,7 @@ def as_gold(corpus: Corpus) -> list[Article]:
 
 
 def _specs(path: str | Path, split: Split | None) -> list[SourceSpec]:
-    if _is_yaml(path):
+    if is_yaml(path):
         specs = read_corpus_file(path)
         if split is None or all(spec.split is None for spec in specs):
             return specs
@@ -245,10 +243,6 @@ def _specs(path: str | Path, split: Split | None) -> list[SourceSpec]:
             ".txt, or a .yaml that names its format"
         )
     return [SourceSpec(path=Path(path), format=kind, proclitics=kind == "articles")]
-
-
-def _is_yaml(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in _YAML_ENDINGS
 
 
 def _splits(path: str | Path) -> set[Split]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -54,8 +54,9 @@ def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
             label for source in corpus.counts.entities for label in corpus.annotation.labels_of(source)
         )
     if not topics and not entity_labels:
-        for name in _teachers(corpora):
-            config = load_model(name)[0].config
+        for name, corpus in _teachers(corpora).items():
+            with _said_where(corpus):
+                config = load_model(name)[0].config
             topics.update(config.topics)
             entity_labels.update(config.entity_labels)
     if not topics and not entity_labels:
@@ -69,6 +70,7 @@ def open_examples(
     labels: LabelSet,
     *,
     max_segment_words: int,
+    teachers: Mapping[str, str],
     folder: Path,
     device: str = "auto",
 ) -> ExampleStore:
@@ -81,6 +83,7 @@ def open_examples(
         tokenizer: The model's.
         labels: The model's, in the order of its logits.
         max_segment_words: Longest segment where an article does not give segments.
+        teachers: The corpora's, as `teacher_digests` gives them.
         folder: Holds the examples, about as large as the corpora. Examples of other corpora,
             labels, teachers or settings that lie there are removed.
         device: Where the corpora's teachers run.
@@ -92,7 +95,7 @@ def open_examples(
         KhabarError: If a corpus has changed since it was loaded, a teacher cannot be used, or the folder cannot
             be written.
     """
-    here = folder / _fingerprint(corpora, tokenizer, labels, max_segment_words)
+    here = folder / _fingerprint(corpora, tokenizer, labels, max_segment_words, teachers)
 
     def write() -> None:
         if here.exists():
@@ -160,18 +163,26 @@ def _said_where(corpus: Corpus) -> Iterator[None]:
         raise KhabarError(f"{spec.declared_in}:{spec.line}: teacher: {error}") from error
 
 
-def _teacher_digests(corpora: Sequence[Corpus]) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    for corpus in corpora:
+def teacher_digests(corpora: Sequence[Corpus]) -> dict[str, str]:
+    """Digest each of the corpora's teachers once.
+
+    Raises:
+        KhabarError: If there is no such model; names the source.
+    """
+    digests = {}
+    for name, corpus in _teachers(corpora).items():
         with _said_where(corpus):
-            for name in corpus.articles.spec.teachers:
-                if name not in digests:
-                    digests[name] = model_digest(name)
+            digests[name] = model_digest(name)
     return digests
 
 
-def _teachers(corpora: Sequence[Corpus]) -> list[str]:
-    return sorted({name for corpus in corpora for name in corpus.articles.spec.teachers})
+def _teachers(corpora: Sequence[Corpus]) -> dict[str, Corpus]:
+    """Gather the teachers, each with the first source that names it."""
+    named: dict[str, Corpus] = {}
+    for corpus in corpora:
+        for name in corpus.articles.spec.teachers:
+            named.setdefault(name, corpus)
+    return named
 
 
 def _groups(articles: Iterable[Article]) -> Iterator[list[Article]]:
@@ -198,16 +209,17 @@ def _counted(batches: Iterable[list[Example]], bar: tqdm[None]) -> Iterator[list
 
 
 def describe_reading(train: Sequence[Corpus], dev: Sequence[Corpus], labels: LabelSet) -> dict[str, str]:
-    """Give digests, by name, of how corpora are read: the labels with their maps, and the corpora's teachers."""
+    """Give a digest, by name, of how corpora are read: the labels with their maps."""
     maps = [asdict(corpus.annotation) for corpus in (*train, *dev)]
-    return {
-        "labels and their maps": _digest({"labels": asdict(labels), "maps": maps}),
-        **{f"teacher {name}": digest for name, digest in _teacher_digests(train).items()},
-    }
+    return {"labels and their maps": _digest({"labels": asdict(labels), "maps": maps})}
 
 
 def _fingerprint(
-    corpora: Sequence[Corpus], tokenizer: PreTrainedTokenizerFast, labels: LabelSet, max_segment_words: int
+    corpora: Sequence[Corpus],
+    tokenizer: PreTrainedTokenizerFast,
+    labels: LabelSet,
+    max_segment_words: int,
+    teachers: Mapping[str, str],
 ) -> str:
     """Name everything that the examples depend on; of the corpora's files their sizes and times of change."""
     return _digest(
@@ -217,7 +229,7 @@ def _fingerprint(
                 [corpus.articles.spec.path.resolve(), asdict(corpus.articles), asdict(corpus.annotation)]
                 for corpus in corpora
             ],
-            "teachers": _teacher_digests(corpora),
+            "teachers": dict(teachers),
             "tokenizer": tokenizer.backend_tokenizer.to_str(),
             "labels": asdict(labels),
             "max_segment_words": max_segment_words,

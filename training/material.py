@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from khabar.models.folder import load_model
 from khabar.training.corpora import Corpus, as_gold, load_corpora
-from khabar.training.data import collect_labels, describe_reading, open_examples
+from khabar.training.data import collect_labels, describe_reading, open_examples, teacher_digests
 from khabar.training.growing import grown_labels, mask_absent
 from khabar.training.leaks import warn_of_leaks
 from khabar.training.processes import on_main
@@ -57,7 +57,12 @@ class Material:
         self.facts = on_main(
             lambda: {name: list(map(describe_source, group)) for name, group in (("train", corpora), ("dev", held_out))}
         )
-        self.origin = on_main(lambda: {**_digests(self.facts), **describe_reading(corpora, held_out, labels)})
+        self._teachers = on_main(lambda: teacher_digests(corpora))
+        self.origin = {
+            **_digests(self.facts),
+            **describe_reading(corpora, held_out, labels),
+            **{f"teacher {name}": digest for name, digest in self._teachers.items()},
+        }
         logger.info(
             "topics: %s; entities: %s", ", ".join(labels.topics) or "none", ", ".join(labels.entity_labels) or "none"
         )
@@ -72,6 +77,7 @@ class Material:
                 tokenizer,
                 self.labels,
                 max_segment_words=max_segment_words,
+                teachers=self._teachers,
                 folder=self._cache,
                 device=self._device,
             )

@@ -25,7 +25,7 @@ from khabar.training.checkpoints import Checkpoints
 from khabar.training.material import Material
 from khabar.training.processes import join_processes, on_main
 from khabar.training.settings import TrainSettings
-from khabar.training.train import check_output, learn, open_run
+from khabar.training.train import check_output_folder, learn, open_run
 
 if TYPE_CHECKING:
     import optuna
@@ -98,7 +98,7 @@ def search(
     if find_spec("optuna") is None:
         raise MissingExtraError("search", "searching for settings")
     folder = Path(settings.output) / "search"
-    check_output(settings, resumed=resume and folder.exists(), overwrite=overwrite)
+    check_output_folder(settings, folder, resume=resume, overwrite=overwrite)
     join_processes(choose_device(settings.device))
     if not resume:  # what the run after the search would refuse is better refused now
         on_main(lambda: Checkpoints(folder.with_name("checkpoints"), {}).begin(resume=False))

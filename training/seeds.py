@@ -17,7 +17,7 @@ from khabar.models.ranges import check_range
 from khabar.training.evaluate import selection_score
 from khabar.training.material import Material
 from khabar.training.settings import TrainSettings
-from khabar.training.train import TrainResult, check_output, finish_run, open_run, release
+from khabar.training.train import TrainResult, check_output_folder, finish_run, open_run, release
 
 
 def train_seeds(
@@ -51,7 +51,7 @@ def train_seeds(
     if settings.dev is None:
         raise KhabarError("several seeds are compared on dev, and the best is kept: --seeds needs --dev")
     work = Path(settings.output) / "runs"
-    check_output(settings, resumed=resume and work.exists(), overwrite=overwrite)
+    check_output_folder(settings, work, resume=resume, overwrite=overwrite)
     runs = [replace(settings, seed=settings.seed + k) for k in range(n_seeds)]
     opened = [open_run(run, work / f"seed-{run.seed}", resume=resume) for run in runs]
     material = Material(settings)

@@ -87,6 +87,11 @@ def format_of(path: str | Path) -> Format | None:
     return _ENDINGS.get(Path(path).suffix.lower())
 
 
+def is_yaml(path: str | Path) -> bool:
+    """Tell whether a path's ending is that of a list of sources."""
+    return Path(path).suffix.lower() in (".yaml", ".yml")
+
+
 def refuse_other_formats(paths: Iterable[str | Path]) -> None:
     """Refuse files that by their ending hold no articles, where nothing else can be read.
 
@@ -100,7 +105,7 @@ def refuse_other_formats(paths: Iterable[str | Path]) -> None:
                 f"{path}: {ending} is not read here; allowed: articles, JSON Lines (.jsonl), which "
                 "`khabar data convert` makes of other formats"
             )
-        if ending in (".yaml", ".yml"):
+        if is_yaml(path):
             raise KhabarError(f"{path}: a list of sources is not read here; allowed: the .jsonl files that it names")
 
 

@@ -10,7 +10,6 @@ Noisy Student improves ImageNet classification". A word learns the set of tags t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from khabar.inference.forward import Forward, too_long
+from khabar.inference.forward import Forward
 from khabar.inference.tagger import Tagger, load
 from khabar.models import tags
 from khabar.models.batch import word_places
@@ -104,9 +103,8 @@ class _Teacher:
 
     def __init__(self, tagger: Tagger, labels: LabelSet) -> None:
         self._tagger, self._model = tagger, tagger.model
-        self._crf = deepcopy(tagger.model.crf).cpu()
         config = tagger.model.config
-        self._temperatures = torch.tensor([config.topic_temperatures[topic] for topic in config.topics])
+        self._temperatures = [config.topic_temperatures[topic] for topic in config.topics]
         self._passes = Forward(self._model, tagger.tokenizer, bf16=tagger.bf16)
         self._n_topics, self._n_tags = len(labels.topics), tags.n_tags(len(labels.entity_labels))
         # Of each topic and tag of the teacher, the model's; a label that the model lacks is outside to it.
@@ -136,13 +134,12 @@ class _Teacher:
             logits = done.logits()
             if logits is None:
                 (index,) = done.work.indices
-                raise too_long(texts[index], self._tagger.device)
+                raise self._passes.too_long(texts[index])
             emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
-            by_segment = (torch.from_numpy(logits.segment_topics) / self._temperatures).sigmoid().numpy()
-            by_article = (torch.from_numpy(logits.article_topics) / self._temperatures).sigmoid().numpy()
+            by_segment, by_article = (topics.numpy() for topics in logits.topic_probabilities(self._temperatures))
             by_word = [
-                self._crf.marginals(emissions, mask).numpy(),
-                self._crf.viterbi(emissions, mask).numpy(),
+                self._tagger.crf.marginals(emissions, mask).numpy(),
+                self._tagger.crf.viterbi(emissions, mask).numpy(),
                 torch.from_numpy(logits.proclitics).softmax(dim=-1).numpy(),
             ]
             first = 0  # row of the article's first segment

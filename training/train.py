@@ -73,18 +73,19 @@ def train(
             model to start from have become worse, in which case the new model is kept aside.
     """
     work = Path(settings.output) / "checkpoints"
-    check_output(settings, resumed=resume and work.exists(), overwrite=overwrite)
+    check_output_folder(settings, work, resume=resume, overwrite=overwrite)
     checkpoints = open_run(settings, work, resume=resume)
     metrics = finish_run(settings, Material(settings), checkpoints, progress_bar=progress_bar)
     return release(settings, checkpoints.finished, {**metrics, **more_metrics}, work=checkpoints.folder)
 
 
-def check_output(settings: TrainSettings, *, resumed: bool, overwrite: bool) -> None:
+def check_output_folder(settings: TrainSettings, work: Path, *, resume: bool, overwrite: bool) -> None:
     """See that no files of the output folder would be replaced that are to stay.
 
     Args:
         settings: Name the folder.
-        resumed: Whether a run goes on that has been let in before.
+        work: The run's working folder: one to resume that has it has been let in before.
+        resume: Whether to go on with what is there.
         overwrite: Whether they may be replaced.
 
     Raises:
@@ -92,7 +93,7 @@ def check_output(settings: TrainSettings, *, resumed: bool, overwrite: bool) -> 
     """
     folder = Path(settings.output)
     there = [name for name in (*MODEL_FILES, *PAPERS) if (folder / name).exists()]
-    if there and not resumed and not overwrite:
+    if there and not overwrite and not (resume and work.exists()):
         raise KhabarError(f"{folder} already holds {', '.join(there)}; give another --output, or --overwrite")
 
 
