@@ -87,18 +87,11 @@ class Article:
         return row
 
 
-def parse_article(
-    row: object,
-    *,
-    topics: Collection[str] | None = None,
-    entity_labels: Collection[str] | None = None,
-) -> tuple[Article | None, list[str]]:
+def parse_article(row: object) -> tuple[Article | None, list[str]]:
     """Read one JSON value as an article.
 
     Args:
         row: A value as `json.loads` gives it.
-        topics: The topics that may occur; None accepts any.
-        entity_labels: The entity labels that may occur; None accepts any.
 
     Returns:
         The article and an empty list, or None and every problem found, each a line such as
@@ -114,9 +107,9 @@ def parse_article(
     plain = {key: _string(row, key, problems) for key in ("id", "date", "source", "lang")}
     # Without a text the offsets can still be checked against each other, only not against its length.
     n_characters = None if text is None else len(text)
-    segments = _segments(row, n_characters, topics, problems)
-    article_topics = _labels(row, "topics", topics, problems)
-    entities = _entities(row, n_characters, entity_labels, problems)
+    segments = _segments(row, n_characters, problems)
+    article_topics = _labels(row, "topics", problems)
+    entities = _entities(row, n_characters, problems)
     if segments is not None and article_topics is not None:
         problems += _missing_topics(segments, article_topics)
     if problems or text is None:
@@ -169,15 +162,13 @@ def _list(row: dict[str, object], key: str, place: str, problems: list[str]) -> 
     return None
 
 
-def _labels(
-    row: dict[str, object], place: str, allowed: Collection[str] | None, problems: list[str]
-) -> tuple[str, ...] | None:
+def _labels(row: dict[str, object], place: str, problems: list[str]) -> tuple[str, ...] | None:
     values = _list(row, "topics", place, problems)
     if values is None:
         return None
     labels: list[str] = []
     for i, value in enumerate(values):
-        label = _label(value, f"{place}[{i}]", "topic", allowed, problems)
+        label = _label(value, f"{place}[{i}]", "a topic", problems)
         if label is not None and label in labels:
             problems.append(f"{place}[{i}] is {show(label)} again; allowed: each topic once")
         elif label is not None:
@@ -185,18 +176,12 @@ def _labels(
     return tuple(labels)
 
 
-def _label(value: object, place: str, kind: str, allowed: Collection[str] | None, problems: list[str]) -> str | None:
+def _label(value: object, place: str, what: str, problems: list[str]) -> str | None:
     if not isinstance(value, str) or not value.strip():
-        problems.append(f"{place} is {show(value)}; allowed: {_a(kind)}, a string that is not blank")
-    elif allowed is not None and value not in allowed:
-        problems.append(f"{place} is {show(value)}, not {_a(kind)} of this corpus{nearest(value, allowed)}")
+        problems.append(f"{place} is {show(value)}; allowed: {what}, a string that is not blank")
     elif _printable(value, place, problems):
         return value
     return None
-
-
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _span(
@@ -229,9 +214,7 @@ def _span(
     return start, end
 
 
-def _segments(
-    row: dict[str, object], n_characters: int | None, topics: Collection[str] | None, problems: list[str]
-) -> tuple[Segment, ...] | None:
+def _segments(row: dict[str, object], n_characters: int | None, problems: list[str]) -> tuple[Segment, ...] | None:
     items = _list(row, "segments", "segments", problems)
     if items is None:
         return None
@@ -240,7 +223,7 @@ def _segments(
     for i, item in enumerate(items):
         place = f"segments[{i}]"
         span = _span(item, place, SEGMENT_KEYS, n_characters, problems)
-        labels = _labels(item, f"{place}.topics", topics, problems) if isinstance(item, dict) else None
+        labels = _labels(item, f"{place}.topics", problems) if isinstance(item, dict) else None
         if span is None:
             continue
         if span[0] < previous[1]:
@@ -253,9 +236,7 @@ def _segments(
     return tuple(segments)
 
 
-def _entities(
-    row: dict[str, object], n_characters: int | None, labels: Collection[str] | None, problems: list[str]
-) -> tuple[Entity, ...] | None:
+def _entities(row: dict[str, object], n_characters: int | None, problems: list[str]) -> tuple[Entity, ...] | None:
     items = _list(row, "entities", "entities", problems)
     if items is None:
         return None
@@ -268,7 +249,7 @@ def _entities(
         if "label" not in item:
             problems.append(f"entities[{i}].label is missing; allowed: an entity label")
         else:
-            label = _label(item["label"], f"entities[{i}].label", "entity label", labels, problems)
+            label = _label(item["label"], f"entities[{i}].label", "an entity label", problems)
         if span is not None:
             found.append((*span, i, label or ""))
     found.sort()

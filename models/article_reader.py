@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -23,32 +23,17 @@ _UTF8_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_articles(
-    path: str | Path,
-    *,
-    topics: Collection[str] | None = None,
-    entity_labels: Collection[str] | None = None,
-) -> list[Article]:
+def read_articles(path: str | Path) -> list[Article]:
     """Read every article of a JSON Lines file, as `iter_articles` does, into a list."""
-    return list(iter_articles(path, topics=topics, entity_labels=entity_labels))
+    return list(iter_articles(path))
 
 
-def iter_articles(
-    path: str | Path,
-    *,
-    topics: Collection[str] | None = None,
-    entity_labels: Collection[str] | None = None,
-) -> Iterator[Article]:
+def iter_articles(path: str | Path) -> Iterator[Article]:
     """Read a JSON Lines file one article at a time, as `iter_numbered_articles` does, without the numbers."""
-    return (article for _, article in iter_numbered_articles(path, topics=topics, entity_labels=entity_labels))
+    return (article for _, article in iter_numbered_articles(path))
 
 
-def iter_numbered_articles(
-    path: str | Path,
-    *,
-    topics: Collection[str] | None = None,
-    entity_labels: Collection[str] | None = None,
-) -> Iterator[tuple[int, Article]]:
+def iter_numbered_articles(path: str | Path) -> Iterator[tuple[int, Article]]:
     """Read a JSON Lines file one article at a time; what is wrong with it is raised at its end.
 
     Blank lines are skipped, and so is a byte order mark before the first line. Beside the article, an id takes 16
@@ -56,8 +41,6 @@ def iter_numbered_articles(
 
     Args:
         path: The file.
-        topics: The topics that may occur; None accepts any.
-        entity_labels: The entity labels that may occur; None accepts any.
 
     Yields:
         The articles that nothing is wrong with by themselves, each with its line, counted from 1.
@@ -77,7 +60,7 @@ def iter_numbered_articles(
         except ValueError as error:
             messages.append(str(error))
         else:
-            article, messages = parse_article(row, topics=topics, entity_labels=entity_labels)
+            article, messages = parse_article(row)
             if article is not None:
                 yield number, article
         # An id is compared even when its article is wrong elsewhere: one reading shows all.
