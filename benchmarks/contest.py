@@ -43,12 +43,16 @@ class Row:
 
 
 class Positions:
-    """Counts the positions that an encoder computes, and how many of them hold a piece."""
+    """Counts the positions that an encoder computes, and how many of them hold a piece.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    Args:
+        called: The encoder, or a model around it; whatever is called with an `attention_mask`.
+    """
+
+    def __init__(self, called: nn.Module) -> None:
         self.total = 0
         self.real: Tensor | int = 0
-        self._hook = encoder.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._hook = called.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def __enter__(self) -> Positions:
         return self
@@ -56,7 +60,7 @@ class Positions:
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
 
-    def _count(self, _encoder: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _count(self, _called: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
         self.total += named["attention_mask"].numel()
         self.real = self.real + named["attention_mask"].sum()  # not read here: a GPU would have to stop for it
 
@@ -114,7 +118,7 @@ class Contest:
     def run(
         self,
         name: str,
-        encoder: nn.Module,
+        called: nn.Module,
         work: Callable[[Sequence[str]], object],
         *,
         n: int | None = None,
@@ -124,14 +128,14 @@ class Contest:
 
         Args:
             name: For the table.
-            encoder: The encoder that it calls, to count positions.
+            called: The encoder that it calls, or a model around it, to count positions.
             work: Tags the texts it is given, all of them.
             n: Time it over the first so many articles; None for all.
             warm: Articles to warm up with.
         """
         work(self.texts[:warm])
         texts, n_pieces = self.texts[:n], sum(self._lengths[:n])
-        with Positions(encoder) as positions, PeakMemory(self.device) as memory:
+        with Positions(called) as positions, PeakMemory(self.device) as memory:
             seconds = seconds_of(lambda: work(texts), self.device)
         rate = n_pieces / seconds
         row = Row(

@@ -1,7 +1,7 @@
 """Measures khabar's speed beside what users run today, on the same articles and the same encoder weights.
 
     python benchmarks/speed.py [--shapes mini base] [--device cpu] [--count N] [--articles FILE.jsonl]
-                               [--model FOLDER] [--onnx EXPORTED_FOLDER …] [--output FILE.json]
+                               [--model FOLDER] [--compiled] [--onnx EXPORTED_FOLDER …] [--output FILE.json]
     python benchmarks/speed.py --memory 1000 100000     # resident memory of `khabar score`
 
 Prints a table a shape and how far the contestants agree. Knows who competes; how they are timed is contest.py's
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from contest import MB, Contest, seconds_of
 from pipelines import Pipelines, agreement
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from khabar.inference.compiled import compile_encoder
 from khabar.inference.gate import compare
 from khabar.inference.results import TaggedArticle
 from khabar.inference.tagger import Tagger, load
@@ -76,7 +78,20 @@ def base_shaped(like: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> Khabar
     return model
 
 
-def measure(shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str]) -> dict[str, Any]:
+def compiled_taggers(tagger: Tagger) -> dict[str, Tagger]:
+    """Compile the model once for each precision of its device."""
+    both = {"": False, ", in bfloat16": True} if tagger.device == "cpu" else {"": tagger.bf16}
+    taggers = {}
+    for name, bf16 in both.items():
+        model = deepcopy(tagger.model)
+        compile_encoder(model, tagger.tokenizer, bf16=bf16)
+        taggers[f"(d) compiled{name}"] = Tagger(model, tagger.tokenizer, bf16=bf16, workers=tagger.workers)
+    return taggers
+
+
+def measure(
+    shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str], *, compiled: bool
+) -> dict[str, Any]:
     """Let every contestant run on one shape, and print the table."""
     model, device = tagger.model, tagger.model.device
     contest = Contest(tagger, texts)
@@ -96,16 +111,19 @@ def measure(shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence
         contest.run(
             "(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)), n=slow
         )
-    contest.run("(d) khabar's engine", model.encoder, partial(_tag, tagger), warm=WARM_UP[device.type])
+    contest.run("(d) khabar's engine", model, partial(_tag, tagger), warm=WARM_UP[device.type])
     others: dict[str, Tagger] = {}
     if device.type == "cpu":
         others["(d) in bfloat16"] = Tagger(model, tagger.tokenizer, bf16=True)
+    if compiled:
+        others |= compiled_taggers(tagger)
     others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
     checked = [Article(text=text) for text in texts[:CHECKED]]
     reports = {}
     for name, other in others.items():
-        contest.run(name, other.model.encoder, partial(_tag, other))
-        reports[name] = compare(tagger, other, checked)
+        with other:
+            contest.run(name, other.model, partial(_tag, other))
+            reports[name] = compare(tagger, other, checked)
     alone = [tagger.tag(article).to_json() for article in checked]
     together = [article.to_json() for article in tagger.tag_many(checked)]
     same = agreement(tagger, pipelines, texts[:CHECKED])
@@ -210,6 +228,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=("mini", "base"), default=["mini", "base"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="processes that encode and decode for the engine")
+    parser.add_argument("--compiled", action="store_true", help="let the compiled encoder run too")
     parser.add_argument("--onnx", nargs="+", default=[], help="folders that `khabar export` made of --model")
     parser.add_argument(
         "--memory", nargs="+", type=int, metavar="N", help="watch `khabar score` over N articles instead"
@@ -233,7 +252,8 @@ def main() -> None:
                 tagger = Tagger(model, tagger.tokenizer, bf16=tagger.bf16, workers=tagger.workers)
             count = options.count or COUNTS[shape, device.type]
             articles = list(varied(texts, count, options.words))
-            results.append(measure(shape, tagger, articles, options.onnx if shape == "mini" else []))
+            exported = options.onnx if shape == "mini" else []
+            results.append(measure(shape, tagger, articles, exported, compiled=options.compiled))
         tagger.close()
     if options.output:
         Path(options.output).write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

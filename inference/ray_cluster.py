@@ -107,7 +107,7 @@ def find_room(ray: Any, options: RayOptions) -> Pool:
     """
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
     n_gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
-    on_gpu = options.device == "cuda" or (options.device == "auto" and options.runtime == "torch" and n_gpus > 0)
+    on_gpu = options.device == "cuda" or (options.device == "auto" and options.runtime != "onnx" and n_gpus > 0)
     if on_gpu and not n_gpus:
         raise DeviceError("device is 'cuda', but the Ray cluster has no GPU; allowed: auto, cpu")
     if on_gpu:

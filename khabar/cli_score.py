@@ -58,8 +58,11 @@ def score(
     id_field: Annotated[str, typer.Option(metavar="NAME", help="The key or column that holds a row's id.")] = "id",
     device: Device = "auto",
     runtime: Annotated[
-        Literal["torch", "onnx"],
-        typer.Option(help="What runs the model; onnx takes a folder that `khabar export` wrote, on the CPU."),
+        Literal["torch", "compiled", "onnx"],
+        typer.Option(
+            help="What runs the model; compiled: torch.compile first, for a minute or two; onnx: a folder that "
+            "`khabar export` wrote, on the CPU."
+        ),
     ] = "torch",
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],

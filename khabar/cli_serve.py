@@ -27,7 +27,7 @@ def serve(
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="What runs the model: torch (the default), or onnx for what `khabar export` wrote."),
+        typer.Option(help="What runs the model: torch (the default), compiled or onnx, as for khabar score."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto (the default), fp32 or bf16: as for khabar score.")

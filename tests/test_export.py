@@ -245,7 +245,7 @@ def test_unfit_requests_are_refused(tiny_model, tokenizer, tmp_path, exported, m
         export_model(tiny_model, tokenizer, new, int8=True)
     with pytest.raises(KhabarError, match="the sample has 3 articles, must have at least 20"):
         export_model(tiny_model, tokenizer, new, sample=SAMPLE[:3])
-    with pytest.raises(KhabarError, match="runtime is 'tensorflow', must be torch or onnx"):
+    with pytest.raises(KhabarError, match="runtime is 'tensorflow', must be one of torch, compiled, onnx"):
         khabar.load(exported, runtime="tensorflow")
     with pytest.raises(DeviceError, match="runtime onnx runs on the CPU"):
         khabar.load(exported, runtime="onnx", device="cuda")

@@ -54,7 +54,7 @@ class ServiceSettings(BaseSettings):
 
     model: str = "embedded"
     device: str = "auto"
-    runtime: Literal["torch", "onnx"] = "torch"
+    runtime: Literal["torch", "compiled", "onnx"] = "torch"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     workers: int = Field(default=0, ge=0)
     host: str = "127.0.0.1"
