@@ -1,6 +1,7 @@
 """Trains and measures an encoder on ANERcorp and on gold, beside feature baselines and published figures.
 
     python benchmarks/quality.py --encoder FOLDER_OR_ID [--config FILE] [--seeds 0 1 2] [--output FILE.json]
+                                 [--taught TEXTS.jsonl [--taught-config FILE]]
     python benchmarks/quality.py --model FOLDER          # measures a finished model on the gold corpus
     python benchmarks/quality.py --only baselines
 
@@ -49,6 +50,7 @@ PUBLISHED = (
     ),
 )
 THRESHOLD = 0.5  # of the topic baseline
+REPEATS = 3  # of the labelled sentences in a taught model's epoch, beside many more texts without labels
 
 Row = dict[str, Any]  # {"name", "source", column: [one value a seed]}
 
@@ -120,28 +122,46 @@ def _gold_figures(report: Report) -> dict[str, float | None]:
     }
 
 
-def encoder_row(options: argparse.Namespace, data: Path) -> Row:
-    """Train on each corpus with each seed, and measure on its held-out part."""
+def encoder_rows(options: argparse.Namespace, data: Path) -> list[Row]:
+    """Train on each corpus with each seed, and measure on its held-out part; and so for what these models teach."""
     row: Row = {"name": options.encoder, "source": "this run"}
+    taught: Row = {"name": f"{options.encoder}, taught by these on {options.taught}", "source": "this run"}
     with tempfile.TemporaryDirectory(prefix="khabar-quality-") as scratch:
         if "anercorp" in options.only:
             corpus = Anercorp(data / "ner" / "anercorp")
-            for seed in options.seeds:
-                tagger = _trained(options, corpus.train_file, None, seed, Path(scratch) / f"anercorp-{seed}")
+            models = [Path(scratch) / f"anercorp-{seed}" for seed in options.seeds]
+            for seed, model in zip(options.seeds, models, strict=True):
+                tagger = _trained(options, options.config, corpus.train_file, None, seed, model)
                 _add(row, corpus.measure(_entity_spans(tagger, corpus.test)))
+            if options.taught:
+                both = _taught_corpus(Path(scratch) / "taught.yaml", corpus.train_file, options.taught, models)
+                config = options.taught_config or options.config
+                for seed in options.seeds:
+                    tagger = _trained(options, config, both, None, seed, Path(scratch) / f"taught-{seed}")
+                    _add(taught, corpus.measure(_entity_spans(tagger, corpus.test)))
         if "gold" in options.only:
             dev_file = data / "gold" / "dev.jsonl"
             dev = read_articles(dev_file)
             for seed in options.gold_seeds:
                 output = Path(scratch) / f"gold-{seed}"
-                tagger = _trained(options, data / "gold" / "train.jsonl", dev_file, seed, output)
+                tagger = _trained(options, options.config, data / "gold" / "train.jsonl", dev_file, seed, output)
                 report = evaluate(tagger, dev)
                 _say(f"gold dev, seed {seed}\n{render(report)}")
                 _add(row, _gold_figures(report))
-    return row
+    return [row, taught] if options.taught else [row]
 
 
-def _trained(options: argparse.Namespace, corpus: Path, dev: Path | None, seed: int, output: Path) -> Tagger:
+def _taught_corpus(path: Path, labelled: Path, texts: Path, teachers: Sequence[Path]) -> Path:
+    """Describe a corpus of labelled sentences, and of texts of which teachers say the labels."""
+    sources: list[dict[str, Any]] = [{"path": str(labelled.resolve())}] * REPEATS
+    sources += [{"path": str(texts.resolve()), "teacher": list(map(str, teachers))}]
+    path.write_text(json.dumps({"sources": sources}), encoding="utf-8")
+    return path
+
+
+def _trained(
+    options: argparse.Namespace, config: str | None, corpus: Path, dev: Path | None, seed: int, output: Path
+) -> Tagger:
     given: dict[str, Any] = {
         "corpora": (str(corpus),),
         "output": str(output),
@@ -152,7 +172,7 @@ def _trained(options: argparse.Namespace, corpus: Path, dev: Path | None, seed: 
     if dev is not None:
         given["dev"] = str(dev)
     began = time.monotonic()
-    train(read_settings(options.config, given), progress_bar=sys.stderr.isatty())
+    train(read_settings(config, given), progress_bar=sys.stderr.isatty())
     _say(f"trained on {corpus.name}, seed {seed}: {time.monotonic() - began:,.0f} s")
     return load(output, device=options.device)
 
@@ -233,6 +253,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--encoder", help="encoder to train on, hub id or folder")
     parser.add_argument("--model", action="append", default=[], help="finished model: folder, hub id or embedded")
     parser.add_argument("--config", help="training settings, YAML or JSON")
+    parser.add_argument(
+        "--taught", type=Path, help="articles (.jsonl) without labels, on which ANERcorp's models teach others"
+    )
+    parser.add_argument("--taught-config", help="training settings of those (--config)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the ANERcorp runs")
     parser.add_argument("--gold-seeds", type=int, nargs="+", default=[0], help="of the gold runs")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the corpora")
@@ -247,7 +271,7 @@ def main() -> None:
     options = _options()
     rows: list[Row] = []
     if options.encoder and {"anercorp", "gold"} & set(options.only):
-        rows.append(encoder_row(options, options.data))
+        rows += encoder_rows(options, options.data)
     rows += [model_row(name, options.device, options.data) for name in options.model]
     if "baselines" in options.only:
         rows.append(baseline_row(options.data))
