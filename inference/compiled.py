@@ -35,7 +35,7 @@ def compile_encoder(model: KhabarModel, tokenizer: PreTrainedTokenizerFast, *, b
     """
     if isinstance(model.encoder.config, RecurrentConfig):
         raise KhabarError("runtime is 'compiled', but the encoder is recurrent; allowed: torch, onnx")
-    log.info("compiling the encoder")
+    log.info("compiling the encoder: a minute or two, seconds where it was done before")
     model.encoder.compile(dynamic=True)
     passes = Forward(model, tokenizer, bf16=bf16)
     try:
