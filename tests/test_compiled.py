@@ -42,6 +42,14 @@ def test_a_compiled_model_says_the_same(tiny_model_folder: Path, tmp_path: Path)
         assert spans[0] == spans[1]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoder_config", ["bert_config"], indirect=True)
+def test_a_compiled_model_says_the_same_on_a_gpu(tiny_model_folder: Path):
+    as_it_is, compiled = (load(tiny_model_folder, device="cuda", runtime=runtime) for runtime in ("torch", "compiled"))
+    for one, other in zip(as_it_is.tag_many(TEXTS), compiled.tag_many(TEXTS), strict=True):
+        assert one.topic_scores == pytest.approx(other.topic_scores, abs=0.05)  # bf16
+
+
 @pytest.mark.parametrize("encoder_config", ["bert_config"], indirect=True)
 def test_without_a_compiler_it_says_so(tiny_model_folder: Path, tmp_path: Path):
     run = score(tiny_model_folder, "compiled", CXX="/nowhere/g++", TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
