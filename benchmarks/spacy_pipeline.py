@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import spacy
 import torch
+from numpy.typing import NDArray
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -90,10 +91,9 @@ def _encoder_layer(tagger: Tagger, width: int) -> Model[list[Doc], list[Any]]:
     return Model("khabar_encoder", forward, dims={"nO": width})
 
 
-def _by_token(doc: Doc, words: tuple[tuple[int, int], ...], states: Any, width: int) -> Any:
+def _by_token(doc: Doc, words: NDArray[np.int32], states: Any, width: int) -> Any:
     """Give each spaCy token the state of the word it lies in: (tokens, width)."""
-    if not words:
+    if not len(words):
         return np.zeros((len(doc), width), dtype=np.float32)
-    starts = np.array([start for start, _ in words])
-    places = np.searchsorted(starts, [token.idx for token in doc], side="right") - 1
+    places = np.searchsorted(words[:, 0], [token.idx for token in doc], side="right") - 1
     return states[np.clip(places, 0, None)]

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,11 +59,15 @@ class Labels:
         )
 
 
+_OF_WORDS = ("emissions", "proclitics")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Logits:
     """What one forward pass gives, in the computer's own memory, as arrays that processes can send to one another.
 
-    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words.
+    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words. Between processes only
+    what is said of real words travels: segments differ much in length, and half of what is computed is padding.
     """
 
     segment_topics: NDArray[np.float32]
@@ -70,6 +75,19 @@ class Logits:
     emissions: NDArray[np.float32]
     proclitics: NDArray[np.float32]
     word_mask: NDArray[np.bool_]
+
+    def __getstate__(self) -> dict[str, NDArray[Any]]:
+        """Give what is pickled."""
+        return vars(self) | {name: getattr(self, name)[self.word_mask] for name in _OF_WORDS}
+
+    def __setstate__(self, state: dict[str, NDArray[Any]]) -> None:
+        """Lay words out again; padding becomes zeros."""
+        mask = state["word_mask"]
+        for name in _OF_WORDS:
+            of_words = np.zeros((*mask.shape, state[name].shape[-1]), dtype=state[name].dtype)
+            of_words[mask] = state[name]
+            state[name] = of_words
+        vars(self).update(state)
 
     def topic_probabilities(self, temperatures: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Give the topics' probabilities of segments and of articles, shapes as the logits'.
@@ -192,8 +210,9 @@ class _FoundEntities:
         for index in range(begin, end):
             row, first, stop, label = self.spans[index]
             before = first_words[row - first_row]
-            last = places.words[before + stop - 1][1]
-            start = _without_proclitics(text, places.words[before + first], self.proclitics[index])
+            word_start, word_end = places.words[before + first].tolist()
+            last = int(places.words[before + stop - 1, 1])
+            start = _without_proclitics(text, (word_start, word_end), self.proclitics[index])
             entities.append(
                 Entity(
                     label=self.labels.entities[label],

@@ -5,6 +5,7 @@ Turns articles into encoded ones, and a forward pass's numbers into results. Kno
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -164,6 +165,7 @@ def _start(parts: _Parts) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     _work_here = TextWork.of(parts)
+    gc.freeze()  # or the garbage collector looks through all of torch again and again
 
 
 def _leave_with(parent: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -141,6 +142,7 @@ def score(
     from khabar.inference.tagger import load
 
     with load(model, device=device, runtime=runtime, precision=precision, workers=workers or 0) as tagger:
+        gc.freeze()  # or the garbage collector looks through all of torch again and again, while results come and go
         made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
         if not to_stream:
             made_by["model"] = model_digest(model)

@@ -30,7 +30,7 @@ class EncodedArticle:
     input_ids: NDArray[np.int64]  # (n_pieces,) without special pieces
     piece_segments: NDArray[np.int64]  # (n_pieces,) index into segments, rising
     segments: tuple[Span, ...]
-    words: tuple[Span, ...]
+    words: NDArray[np.int32]  # (n_words, 2) spans; an array, since processes send it to one another
     word_pieces: NDArray[np.int64]  # (n_words,) index of each word's first piece
     word_segments: NDArray[np.int64]  # (n_words,) index into segments, rising
 
@@ -77,24 +77,24 @@ def encode_articles(
 
 def _encode(text: str, ids: list[int], offsets: list[Span], segments: Sequence[Span]) -> EncodedArticle:
     piece_starts = _starts(offsets)
-    words = split_words(text)
-    piece_words = _containing(piece_starts, words)
+    words = np.array(split_words(text), dtype=np.int32).reshape(-1, 2)
+    piece_words = _containing(piece_starts, words[:, 0])
     kept, word_pieces = np.unique(piece_words, return_index=True)
-    piece_segments = _containing(piece_starts, segments)
+    piece_segments = _containing(piece_starts, _starts(segments))
     return EncodedArticle(
         n_characters=len(text),
         input_ids=np.array(ids, dtype=np.int64),
         piece_segments=piece_segments,
         segments=tuple(segments),
-        words=tuple(words[index] for index in kept.tolist()),
+        words=words[kept],
         word_pieces=word_pieces,
         word_segments=piece_segments[word_pieces],
     )
 
 
-def _containing(positions: NDArray[np.int64], spans: Sequence[Span]) -> NDArray[np.int64]:
+def _containing(positions: NDArray[np.int64], starts: NDArray[np.integer]) -> NDArray[np.int64]:
     """Index of the span each position lies in; between spans, the one before; before all, the first."""
-    return np.clip(np.searchsorted(_starts(spans), positions, side="right") - 1, 0, None)
+    return np.clip(np.searchsorted(starts, positions, side="right") - 1, 0, None)
 
 
 def _starts(spans: Sequence[Span]) -> NDArray[np.int64]:

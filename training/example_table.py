@@ -47,7 +47,7 @@ def to_table(examples: Sequence[Example]) -> pa.Table:
         row: dict[str, NDArray[Any]] = {
             "input_ids": encoded.input_ids,
             "word_starts": np.packbits(word_starts),
-            "words": np.array(encoded.words, dtype=np.int32).ravel(),
+            "words": encoded.words.ravel(),
             "segments": np.array(encoded.segments, dtype=np.int32).ravel(),
             "segment_sizes": np.bincount(encoded.piece_segments, minlength=len(encoded.segments)),
             "segment_topics": _percent(targets.segment_topics),
@@ -87,7 +87,7 @@ def from_table(table: pa.Table, labels: LabelSet) -> list[Example]:
             input_ids=input_ids,
             piece_segments=piece_segments,
             segments=_spans(row["segments"]),
-            words=_spans(row["words"]),
+            words=row["words"].reshape(-1, 2),
             word_pieces=word_pieces,
             word_segments=piece_segments[word_pieces],
         )

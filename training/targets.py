@@ -130,8 +130,7 @@ def _entity_targets(
     for label in annotation.unannotated & index.keys():
         background[[tags.begin_tag(index[label]), tags.inside_tag(index[label])]] = True
     allowed = np.tile(background, (n_words, 1))
-    starts = np.array([start for start, _ in encoded.words], dtype=np.int64)
-    ends = np.array([end for _, end in encoded.words], dtype=np.int64)
+    starts, ends = encoded.words.T
     for entity in article.entities:
         if entity.label in annotation.ignore:
             continue

@@ -168,8 +168,8 @@ class _Teacher:
         segment_topics[:, ours], article_topics[ours] = by_segment[:, theirs], by_article[theirs]
 
         # The two tokenizers may differ in which words have no piece.
-        place_of = {word: place for place, word in enumerate(own.words)}
-        places = np.array([place_of.get(word, -1) for word in encoded.words], dtype=np.int64)
+        place_of = {(start, end): place for place, (start, end) in enumerate(own.words.tolist())}
+        places = np.array([place_of.get((start, end), -1) for start, end in encoded.words.tolist()], dtype=np.int64)
         read = places >= 0
         known, best = (np.zeros((len(places), self._n_tags), dtype=np.float32) for _ in range(2))
         known_rows = np.flatnonzero(read)
