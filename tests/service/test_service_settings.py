@@ -41,7 +41,7 @@ def test_a_slip_in_a_variables_name_is_an_error(monkeypatch, name, meant):
     ("flags", "message"),
     [
         ({"port": 70_000}, r"port \(--port, KHABAR_PORT\): .* 65535"),
-        ({"runtime": "tf"}, "runtime .*'torch' or 'onnx'"),
+        ({"runtime": "tf"}, "runtime .*'torch', 'compiled' or 'onnx'"),
         ({"max_articles": 0}, "--max-articles, KHABAR_MAX_ARTICLES"),
         ({"host": "0.0.0.0"}, 'host "0.0.0.0" lets others .* --tokens-file FILE, --no-auth'),
         ({"host": "news.example"}, "--no-auth"),
