@@ -42,8 +42,7 @@ def compile_encoder(model: KhabarModel, tokenizer: PreTrainedTokenizerFast, *, b
         for texts in _TRIED:
             encoded = encode_articles(texts, tokenizer, max_segment_words=model.config.max_segment_words)
             for work in passes.plan(encoded):
-                for _ in passes.run(work):
-                    pass
+                list(passes.run(work))
     except RuntimeError as error:
         first_line = str(error).strip().partition("\n")[0]
         raise KhabarError(

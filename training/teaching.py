@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from khabar.inference.decode import Labels
 from khabar.inference.forward import Forward
 from khabar.inference.tagger import Tagger, load
 from khabar.models import tags
@@ -104,7 +105,7 @@ class _Teacher:
     def __init__(self, tagger: Tagger, labels: LabelSet) -> None:
         self._tagger, self._model = tagger, tagger.model
         config = tagger.model.config
-        self._temperatures = [config.topic_temperatures[topic] for topic in config.topics]
+        self._temperatures = Labels.of(config).temperatures
         self._passes = Forward(self._model, tagger.tokenizer, bf16=tagger.bf16)
         self._n_topics, self._n_tags = len(labels.topics), tags.n_tags(len(labels.entity_labels))
         # Of each topic and tag of the teacher, the model's; a label that the model lacks is outside to it.
@@ -168,8 +169,8 @@ class _Teacher:
         segment_topics[:, ours], article_topics[ours] = by_segment[:, theirs], by_article[theirs]
 
         # The two tokenizers may differ in which words have no piece.
-        place_of = {(start, end): place for place, (start, end) in enumerate(own.words.tolist())}
-        places = np.array([place_of.get((start, end), -1) for start, end in encoded.words.tolist()], dtype=np.int64)
+        place_of = {start: place for place, start in enumerate(own.words[:, 0].tolist())}
+        places = np.array([place_of.get(start, -1) for start in encoded.words[:, 0].tolist()], dtype=np.int64)
         read = places >= 0
         known, best = (np.zeros((len(places), self._n_tags), dtype=np.float32) for _ in range(2))
         known_rows = np.flatnonzero(read)
