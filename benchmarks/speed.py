@@ -33,7 +33,6 @@ from contest import MB, Contest, seconds_of
 from pipelines import Pipelines, agreement
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from khabar.inference.compiled import compile_encoder
 from khabar.inference.gate import compare
 from khabar.inference.results import TaggedArticle
 from khabar.inference.tagger import Tagger, load
@@ -83,9 +82,8 @@ def compiled_taggers(tagger: Tagger) -> dict[str, Tagger]:
     both = {"": False, ", in bfloat16": True} if tagger.device == "cpu" else {"": tagger.bf16}
     taggers = {}
     for name, bf16 in both.items():
-        model = deepcopy(tagger.model)
-        compile_encoder(model, tagger.tokenizer, bf16=bf16)
-        taggers[f"(d) compiled{name}"] = Tagger(model, tagger.tokenizer, bf16=bf16, workers=tagger.workers)
+        model, workers = deepcopy(tagger.model), tagger.workers
+        taggers[f"(d) compiled{name}"] = Tagger(model, tagger.tokenizer, bf16=bf16, workers=workers, compiled=True)
     return taggers
 
 

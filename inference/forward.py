@@ -59,7 +59,7 @@ class Pass:
 
 
 class Forward:
-    """A model's forward passes. One thread may plan while another runs.
+    """A model's forward passes. One thread may plan while others run.
 
     Args:
         model: A model in evaluation mode, on the device it is to run on.
@@ -67,6 +67,7 @@ class Forward:
         batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
             means a number that suits the device.
         bf16: Whether the model's products are computed in bfloat16.
+        at_once: Works that will be run at the same time; a short list too is cut into as many.
 
     Raises:
         ValueError: If batch_pieces is below 1.
@@ -79,6 +80,7 @@ class Forward:
         *,
         batch_pieces: int | None = None,
         bf16: bool = False,
+        at_once: int = 1,
     ) -> None:
         if batch_pieces is not None and batch_pieces < 1:
             raise ValueError(f"batch_pieces must be at least 1, got {batch_pieces}")
@@ -87,6 +89,7 @@ class Forward:
         self._bf16 = bf16
         self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
         self._batch_pieces = batch_pieces or BATCH_PIECES[self._device.type]
+        self.at_once = at_once
 
     def plan(self, encoded: Sequence[EncodedArticle]) -> Iterator[Work]:
         """Cut a list of articles into work of like length; together each article once."""
@@ -95,6 +98,7 @@ class Forward:
             window=self._windows.window,
             stride=self._windows.stride,
             batch_pieces=self._batch_pieces,
+            at_once=self.at_once,
         )
         for indices in batches:
             yield self._work(indices, [encoded[index] for index in indices])
@@ -128,7 +132,9 @@ class Forward:
     def _pass(self, work: Work) -> Pass:
         device = self._device
         try:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            # Each weight is used once: a cache of cast ones saves nothing, and who waits for its lock can wait
+            # for ever where another one compiles.
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
                 output = self._model(
                     **{name: tensor.to(device, non_blocking=True) for name, tensor in work.batch.tensors().items()}
                 )

@@ -5,6 +5,7 @@ Works on lengths alone; knows nothing of articles or models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -18,7 +19,9 @@ MAX_PADDING = 0.05  # of a batch, unless it is small
 SMALL = 16  # a batch below this part of its most pieces is small: many tiny batches cost more than padding
 
 
-def plan_batches(lengths: Sequence[int], *, window: int, stride: int, batch_pieces: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], *, window: int, stride: int, batch_pieces: int, at_once: int = 1
+) -> list[list[int]]:
     """Group articles whose windows are of like width so that each batch stays within its pieces, padding included.
 
     Args:
@@ -26,11 +29,15 @@ def plan_batches(lengths: Sequence[int], *, window: int, stride: int, batch_piec
         window: Widest window in pieces, its two special pieces included; a longer article takes several.
         stride: Widest step from window to window in pieces.
         batch_pieces: Most pieces in a batch; an article that is longer goes alone.
+        at_once: Batches that will be run at the same time: a few articles are shared out among as many.
 
     Returns:
         Batches of article indices; together each index once.
     """
     layouts = [lay_windows(length, window - 2, stride) for length in lengths]
+    if at_once > 1:
+        in_all = sum(len(starts) * (width + 2) for starts, width in layouts)
+        batch_pieces = min(batch_pieces, math.ceil(in_all / at_once))
     batches: list[list[int]] = []
     rows = filled = 0  # of the last batch: windows, pieces without padding
     for index in sorted(range(len(lengths)), key=lambda index: layouts[index][1]):

@@ -11,6 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Self
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.compiled import compile_encoder
@@ -46,8 +47,9 @@ def load(
         model: A model folder or a hub id; None or "embedded" takes the model that comes with khabar, which
             never reaches the network.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
-        runtime: `torch`; `compiled`, the same through torch.compile: a transformer that is faster once a minute or two
-            have made it so; or `onnx` for a folder that `khabar export` wrote, which runs on the CPU.
+        runtime: `torch`; `compiled`, the same through torch.compile: a transformer that is faster on one core, once
+            half a minute or more has made it so; or `onnx` for a folder that `khabar export` wrote, which runs on the
+            CPU.
         precision: `fp32`; `bf16`, about twice as fast on a processor with AMX and slower on one without bfloat16; or
             `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of its own and takes `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
@@ -74,9 +76,7 @@ def load(
     loaded, tokenizer = load_model(folder)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps torch's `to` without its types
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
-    if runtime == "compiled":
-        compile_encoder(loaded, tokenizer, bf16=bf16)
-    return Tagger(loaded, tokenizer, bf16=bf16, workers=workers)
+    return Tagger(loaded, tokenizer, bf16=bf16, workers=workers, compiled=runtime == "compiled")
 
 
 class Tagger:
@@ -89,17 +89,29 @@ class Tagger:
         tokenizer: Its tokenizer.
         bf16: Whether the model's products are computed in bfloat16.
         workers: Processes that encode texts and read results for `tag_many` and `tag_chunks`.
+        compiled: Whether the model's encoder is compiled with torch.compile, in place, before this returns.
 
     Raises:
         ValueError: If there are less than none.
+        KhabarError: If the encoder cannot be compiled.
     """
 
     def __init__(
-        self, model: KhabarModel, tokenizer: PreTrainedTokenizerFast, *, bf16: bool = False, workers: int = 0
+        self,
+        model: KhabarModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        bf16: bool = False,
+        workers: int = 0,
+        compiled: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.bf16 = bf16
+        if compiled:
+            compile_encoder(model, tokenizer, bf16=bf16)
+        # torch checks what it compiled at each call; two calls that meet there can make it compile anew.
+        self._share_out = model.device.type == "cpu" and not compiled
         # The CRF's steps from word to word are many and small: a processor takes them faster than a GPU.
         self.crf = model.crf if model.device.type == "cpu" else deepcopy(model.crf).cpu()
         work = TextWork(tokenizer=tokenizer, max_segment_words=model.config.max_segment_words, crf=self.crf)
@@ -182,11 +194,12 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: If a text is not valid Unicode.
         """
-        engine = self._engine(self._workers, batch_pieces)
+        at_once = torch.get_num_threads() if self._share_out else 1
+        engine = self._engine(self._workers, batch_pieces, at_once)
         yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
 
-    def _engine(self, workers: Workers, batch_pieces: int | None = None) -> Engine:
-        passes = Forward(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16)
+    def _engine(self, workers: Workers, batch_pieces: int | None = None, at_once: int = 1) -> Engine:
+        passes = Forward(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16, at_once=at_once)
         return Engine(passes, Labels.of(self.model.config), workers)
 
 

@@ -61,8 +61,8 @@ def score(
     runtime: Annotated[
         Literal["torch", "compiled", "onnx"],
         typer.Option(
-            help="What runs the model; compiled: torch.compile first, for a minute or two; onnx: a folder that "
-            "`khabar export` wrote, on the CPU."
+            help="What runs the model; compiled: torch.compile first, for half a minute or more, best on one core; "
+            "onnx: a folder that `khabar export` wrote, on the CPU."
         ),
     ] = "torch",
     precision: Annotated[

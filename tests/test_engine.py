@@ -31,8 +31,23 @@ def encoder_config(bert_config):
 
 
 @pytest.fixture
-def tagger(tiny_model, tokenizer):
+def three_threads():
+    """As on a machine of three processors: forward passes run at once."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.fixture(params=["one thread", "three threads"])
+def tagger(request, tiny_model, tokenizer):
+    if request.param == "three threads":
+        request.getfixturevalue("three_threads")
     return Tagger(tiny_model, tokenizer)
+
+
+def pass_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("khabar-stage", "khabar-pass"))]
 
 
 def short_of_memory(model, most_windows, error):
@@ -138,8 +153,73 @@ def test_several_threads_may_share_a_tagger(tagger):
 def test_leaving_a_stream_early_ends_its_threads(tagger):
     results = tagger.tag_many(ARTICLES * 100)
     next(results)
+    assert pass_threads()
     results.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("khabar-stage")]
+    assert not pass_threads()
+
+
+def test_passes_run_at_once_on_a_processor_each(three_threads, tiny_model, tokenizer):
+    together = threading.Barrier(3)
+    forward, threads = tiny_model.forward, []
+
+    def together_or_never(**batch):
+        threads.append(torch.get_num_threads())
+        together.wait(timeout=60)
+        return forward(**batch)
+
+    tiny_model.forward = together_or_never
+    same_length = [ARTICLES[0]] * 9
+    (results,) = Tagger(tiny_model, tokenizer).tag_chunks([same_length])
+    assert len(results) == 9
+    assert threads == [1, 1, 1]
+
+
+def test_an_article_alone_has_all_processors(three_threads, tiny_model, tokenizer):
+    forward, threads = tiny_model.forward, []
+
+    def counted(**batch):
+        threads.append(torch.get_num_threads())
+        return forward(**batch)
+
+    tiny_model.forward = counted
+    tagger = Tagger(tiny_model, tokenizer)
+    tagger.tag(ARTICLES[0])
+    list(tagger.tag_chunks([[ARTICLES[0]]]))
+    assert threads == [3, 3]
+    assert torch.get_num_threads() == 3, "the caller keeps its own"
+
+
+def test_passes_that_have_not_begun_are_dropped_with_the_stream(three_threads, tiny_model, tokenizer):
+    forward, seen, go_on = tiny_model.forward, [], threading.Event()
+
+    def held_up(**batch):
+        seen.append(len(batch["input_ids"]))
+        go_on.wait(timeout=60)
+        return forward(**batch)
+
+    tiny_model.forward = held_up
+    results = Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES] * 9, batch_pieces=100)
+    threading.Timer(0.5, go_on.set).start()
+    next(results)
+    go_on.clear()
+    threading.Timer(0.5, go_on.set).start()
+    n_seen = len(seen)
+    results.close()
+    assert len(seen) - n_seen <= 3 + 3, "what was running, and at most one more for each"
+    assert not pass_threads()
+
+
+def test_bfloat16_keeps_no_cast_weights(tiny_model, tokenizer):
+    """The lock of that cache and torch.compile in another thread can wait for each other for ever."""
+    forward, seen = tiny_model.forward, []
+
+    def watched(**batch):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+        return forward(**batch)
+
+    tiny_model.forward = watched
+    Tagger(tiny_model, tokenizer, bf16=True).tag(ARTICLES[0])
+    assert seen == [(True, False)]
 
 
 @pytest.mark.gpu

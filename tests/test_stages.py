@@ -173,3 +173,14 @@ def test_planned_batches_hold_each_article_once_and_little_padding(batch_pieces,
         n_pieces = len(rows) * max(rows)
         assert len(batch) == 1 or n_pieces <= batch_pieces
         assert sum(rows) >= 0.95 * n_pieces or n_pieces <= batch_pieces // 16
+
+
+def test_a_few_articles_are_shared_out_among_batches_at_once():
+    lengths = [50] * 12
+    settings = {"window": 512, "stride": 382, "batch_pieces": 2048}
+    assert plan_batches(lengths, **settings) == [list(range(12))]
+    assert [len(batch) for batch in plan_batches(lengths, at_once=3, **settings)] == [4, 4, 4]
+    assert [len(batch) for batch in plan_batches(lengths[:2], at_once=3, **settings)] == [1, 1]
+    assert plan_batches([], at_once=3, **settings) == []
+    many = [50] * 1200
+    assert plan_batches(many, at_once=3, **settings) == plan_batches(many, **settings)
