@@ -6,22 +6,22 @@ Turns lists of articles into lists of results, in order. Holds a few chunks at a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from khabar.inference.decode import Labels
 from khabar.inference.forward import Forward, Pass, Work
 from khabar.inference.results import TaggedArticle
-from khabar.inference.stages import Step, run_stages
-from khabar.inference.threads import take_threads
+from khabar.inference.stages import Closed, Step, run_stages
+from khabar.inference.threads import lanes
 from khabar.inference.workers import Workers, result_of
 from khabar.models.article import Article
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 
 CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
-QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each forward pass at a time
+QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each pass that runs beside another
 
 Result = TaggedArticle | KhabarError
 
@@ -52,10 +52,10 @@ class _Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class _Passed:
-    """What the model gave for them, whole or in parts, or will give."""
+    """What the model gave for them, or for a part of them."""
 
     chunk: _Chunk
-    passes: Future[list[Pass]] | list[Pass]
+    done: Pass | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +90,13 @@ class Engine:
             KhabarError: If a text is not valid Unicode.
             Whatever `chunks` raises, once the results before it are out.
         """
-        at_once = self._passes.at_once
-        steps = self._steps if at_once == 1 else self._steps_at_once
-        ahead = CHUNKS_AHEAD + self._workers.n
-        return run_stages(chunks, steps, ahead=ahead, queue_length=QUEUE_LENGTH + self._workers.n + at_once - 1)
+        more, at_once = self._workers.n, self._passes.at_once
+        return run_stages(
+            chunks,
+            self._steps if at_once == 1 else self._steps_at_once,
+            ahead=CHUNKS_AHEAD + more,
+            queue_length=QUEUE_LENGTH + more + at_once - 1,
+        )
 
     def run_one(self, article: Article) -> Result:
         """Tag one article in the caller's thread."""
@@ -110,7 +113,7 @@ class Engine:
 
     @property
     def _steps_at_once(self) -> list[Step]:
-        return [self._encode, self._plan, self._forward_at_once, self._decode_beside, self._gather]
+        return [self._encode, self._plan, self._share_out, self._arrived, self._gather]
 
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for articles in chunks:
@@ -126,48 +129,52 @@ class Engine:
 
     def _forward(self, works: Iterator[_Planned]) -> Iterator[_Passed]:
         for planned in works:
-            yield _Passed(chunk=planned.chunk, passes=self._run(planned.work))
-
-    def _forward_at_once(self, works: Iterator[_Planned]) -> Iterator[_Passed]:
-        """Run several passes at a time, each on one processor: the small operations of one do not share out well."""
-        with ThreadPoolExecutor(self._passes.at_once, "khabar-pass", take_threads, (1,)) as pool:
-            try:
-                for planned in works:
-                    passes: Future[list[Pass]] | list[Pass]
-                    if len(planned.chunk.articles) == 1:  # someone may be waiting for it: all processors
-                        passes = self._run(planned.work)
-                    else:
-                        passes = pool.submit(self._run, planned.work)
-                    yield _Passed(chunk=planned.chunk, passes=passes)
-            except BaseException:  # nobody takes what has not begun
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    def _run(self, work: Work | None) -> list[Pass]:
-        return [] if work is None else list(self._passes.run(work))
-
-    def _decode_beside(self, passes: Iterator[_Passed]) -> Iterator[_Decoding]:
-        """Read results with one thread: the processors are taken."""
-        take_threads(1)
-        yield from self._decode(passes)
+            if planned.work is None:
+                yield _Passed(chunk=planned.chunk, done=None)
+                continue
+            for done in self._passes.run(planned.work):
+                yield _Passed(chunk=planned.chunk, done=done)
 
     def _decode(self, passes: Iterator[_Passed]) -> Iterator[_Decoding]:
         for passed in passes:
-            chunk = passed.chunk
-            if not chunk.articles:
+            chunk, done = passed.chunk, passed.done
+            if done is None:
                 yield _Decoding(chunk=chunk, indices=[], decoded=[])
-            for done in passed.passes if isinstance(passed.passes, list) else passed.passes.result():
-                yield self._decoding(chunk, done)
+                continue
+            articles = [chunk.articles[index] for index in done.work.indices]
+            logits = done.logits()
+            decoded: Future[list[TaggedArticle]] | list[Result]
+            if logits is None:
+                decoded = [self._passes.too_long(article.text) for article in articles]
+            else:
+                decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels)
+            yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 
-    def _decoding(self, chunk: _Chunk, done: Pass) -> _Decoding:
-        articles = [chunk.articles[index] for index in done.work.indices]
-        logits = done.logits()
-        decoded: Future[list[TaggedArticle]] | list[Result]
-        if logits is None:
-            decoded = [self._passes.too_long(article.text) for article in articles]
-        else:
-            decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels)
-        return _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
+    def _share_out(self, works: Iterator[_Planned]) -> Iterator[Future[list[_Decoding]]]:
+        """Give each batch to a thread with one processor: its small operations do not share out well over several."""
+        on_their_way: list[Future[list[_Decoding]]] = []
+        try:
+            for planned in works:
+                if len(planned.chunk.articles) > 1:
+                    future = lanes(self._passes.at_once).submit(self._tag, planned)
+                else:  # someone may be waiting for it: this thread has all processors
+                    future = Future()
+                    future.set_result(self._tag(planned))
+                on_their_way = [*(other for other in on_their_way if not other.done()), future]
+                yield future
+        except (Closed, GeneratorExit):  # nobody waits any more
+            for future in on_their_way:
+                future.cancel()
+            raise
+        finally:
+            wait(on_their_way)
+
+    def _tag(self, planned: _Planned) -> list[_Decoding]:
+        return list(self._decode(self._forward(iter([planned]))))
+
+    def _arrived(self, futures: Iterator[Future[list[_Decoding]]]) -> Iterator[_Decoding]:
+        for future in futures:
+            yield from future.result()
 
     def _gather(self, decodings: Iterator[_Decoding]) -> Iterator[list[Result]]:
         """Put each chunk's results in its articles' order."""

@@ -6,7 +6,9 @@ Turns encoded articles into logits in the computer's own memory. Knows nothing o
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -90,6 +92,8 @@ class Forward:
         self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
         self._batch_pieces = batch_pieces or BATCH_PIECES[self._device.type]
         self.at_once = at_once
+        self._places = threading.BoundedSemaphore(at_once)  # each pass takes one, or, to be alone, all
+        self._clearing = threading.Lock()
 
     def plan(self, encoded: Sequence[EncodedArticle]) -> Iterator[Work]:
         """Cut a list of articles into work of like length; together each article once."""
@@ -104,15 +108,27 @@ class Forward:
             yield self._work(indices, [encoded[index] for index in indices])
 
     def run(self, work: Work) -> Iterator[Pass]:
-        """Run the model over work: whole, or in halves where it does not fit the memory."""
+        """Run the model over work: whole, or in halves where it does not fit the memory, in the end alone."""
         waiting = [work]
         while waiting:
             part = waiting.pop()
-            done = self._pass(part)
+            with self._places:
+                done = self._pass(part)
             if done.output is None and len(part.indices) > 1:
                 waiting += reversed(self._halves(part))
-            else:
-                yield done
+                continue
+            if done.output is None and self.at_once > 1:
+                with self._alone():
+                    done = self._pass(part)
+            yield done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other pass runs, and let none begin meanwhile."""
+        with self._clearing, ExitStack() as places:
+            for _ in range(self.at_once):
+                places.enter_context(self._places)
+            yield
 
     def too_long(self, text: str) -> KhabarError:
         """Make the error for a text of which the logits are None."""

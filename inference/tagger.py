@@ -18,7 +18,7 @@ from khabar.inference.compiled import compile_encoder
 from khabar.inference.decode import Labels
 from khabar.inference.engine import Engine, Result
 from khabar.inference.forward import Forward
-from khabar.inference.onnx_model import load_onnx
+from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import in_chunks
 from khabar.inference.results import TaggedArticle
 from khabar.inference.workers import TextWork, Workers
@@ -110,8 +110,10 @@ class Tagger:
         self.bf16 = bf16
         if compiled:
             compile_encoder(model, tokenizer, bf16=bf16)
-        # torch checks what it compiled at each call; two calls that meet there can make it compile anew.
-        self._share_out = model.device.type == "cpu" and not compiled
+        # Compiled, torch checks what it has at each call, and two that meet there can make it compile anew; ONNX
+        # Runtime's threads are a session's, not a caller's.
+        one_by_one = compiled or isinstance(model.encoder, OnnxEncoder)
+        self._shares_out = model.device.type == "cpu" and not one_by_one
         # The CRF's steps from word to word are many and small: a processor takes them faster than a GPU.
         self.crf = model.crf if model.device.type == "cpu" else deepcopy(model.crf).cpu()
         work = TextWork(tokenizer=tokenizer, max_segment_words=model.config.max_segment_words, crf=self.crf)
@@ -194,7 +196,7 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: If a text is not valid Unicode.
         """
-        at_once = torch.get_num_threads() if self._share_out else 1
+        at_once = torch.get_num_threads() if self._shares_out else 1
         engine = self._engine(self._workers, batch_pieces, at_once)
         yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
 

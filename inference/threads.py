@@ -1,22 +1,30 @@
-"""Says how many threads torch's operations take that one thread asks for, beside others that go on as they are.
+"""Threads with a processor each, for work that is run several at a time; one set of them for the process.
 
-Knows torch's counts alone.
+Knows torch's counts of threads; knows nothing of models.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import cache
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _changing = threading.Lock()
 
 
 def take_threads(n: int) -> None:
-    """Let torch take n threads for what this thread asks of it. Other threads, there or to come, keep what they have.
+    """Let torch take n threads for what this thread asks of it. Other threads keep what they have.
 
     torch keeps a count for each thread, which `torch.set_num_threads` sets; but that also sets the one with which
-    later threads start.
+    later threads start, which is put back at once: a thread that first asks torch in between starts with n.
 
     Args:
         n: Number of threads, at least 1.
@@ -27,3 +35,50 @@ def take_threads(n: int) -> None:
         restoring = threading.Thread(target=torch.set_num_threads, args=(usual,))
         restoring.start()
         restoring.join()
+
+
+class Lanes:
+    """Threads that torch gives one processor each; they wait for work until the process ends, and do not hold it up.
+
+    Args:
+        n: Number of threads.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+        for i in range(n):
+            threading.Thread(target=self._work, name=f"khabar-lane-{i}", daemon=True).start()
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have a function called by the next thread that is free; a future that is cancelled before is passed over."""
+        future: Future[T] = Future()
+        self._waiting.put((future, function, arguments))
+        return future
+
+    def _work(self) -> None:
+        take_threads(1)
+        while True:
+            future, function, arguments = self._waiting.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*arguments))
+                except BaseException as error:  # it belongs to whoever waits for the result
+                    future.set_exception(error)
+            del future, function, arguments  # nothing is held while there is no work
+
+
+@cache
+def lanes(n: int) -> Lanes:
+    """Give the process's n threads; all who ask for as many share them."""
+    return Lanes(n)
+
+
+def _start_anew() -> None:
+    """In a forked child: none of its parent's threads is there, and what one of them held it will not give back."""
+    global _changing  # noqa: PLW0603
+    _changing = threading.Lock()
+    lanes.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def tagger(request, tiny_model, tokenizer):
     return Tagger(tiny_model, tokenizer)
 
 
-def pass_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith(("khabar-stage", "khabar-pass"))]
+def stage_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("khabar-stage")]
 
 
 def short_of_memory(model, most_windows, error):
@@ -153,9 +154,49 @@ def test_several_threads_may_share_a_tagger(tagger):
 def test_leaving_a_stream_early_ends_its_threads(tagger):
     results = tagger.tag_many(ARTICLES * 100)
     next(results)
-    assert pass_threads()
+    assert stage_threads()
     results.close()
-    assert not pass_threads()
+    assert not stage_threads()
+
+
+@pytest.mark.parametrize("at_end", [[ARTICLES[0], Article(text="\ud800")], None])
+def test_results_before_an_error_are_out_first(tagger, at_end):
+    """Be it of a text or of the source: what was asked before it has its results, and the error is its own."""
+
+    def chunks():
+        yield ARTICLES
+        yield ARTICLES[:7]
+        if at_end is None:
+            raise OSError("the disk is gone")
+        yield at_end
+
+    n_results = []
+    with pytest.raises((KhabarError, OSError), match=r"the disk is gone|half a surrogate pair"):
+        n_results.extend(len(results) for results in tagger.tag_chunks(chunks(), batch_pieces=100))
+    assert n_results == [40, 7]
+    assert not stage_threads()
+
+
+def test_an_article_fails_for_want_of_memory_only_by_itself(three_threads, tiny_model, tokenizer):
+    """Beside others there may be too little for it; alone there is enough."""
+    forward, running, lock = tiny_model.forward, [], threading.Lock()
+
+    def shared_memory(**batch):
+        with lock:
+            running.append(batch)
+            together = len(running)
+        time.sleep(0.02)
+        try:
+            if together > 1:
+                raise MemoryError
+            return forward(**batch)
+        finally:
+            with lock:
+                running.pop()
+
+    tiny_model.forward = shared_memory
+    (results,) = Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES])
+    assert [result.id for result in results] == [article.id for article in ARTICLES]
 
 
 def test_passes_run_at_once_on_a_processor_each(three_threads, tiny_model, tokenizer):
@@ -206,7 +247,7 @@ def test_passes_that_have_not_begun_are_dropped_with_the_stream(three_threads, t
     n_seen = len(seen)
     results.close()
     assert len(seen) - n_seen <= 3 + 3, "what was running, and at most one more for each"
-    assert not pass_threads()
+    assert not stage_threads()
 
 
 def test_bfloat16_keeps_no_cast_weights(tiny_model, tokenizer):
