@@ -1,5 +1,6 @@
 """Runs a model over chunks of articles: encode, plan, forward, decode, gather, each in a thread of its own.
 
+On a CPU of several processors, forward and decode of as many batches run at once, each in a thread with one processor.
 Turns lists of articles into lists of results, in order. Holds a few chunks at a time; knows nothing of files.
 """
 
@@ -151,7 +152,7 @@ class Engine:
             yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 
     def _share_out(self, works: Iterator[_Planned]) -> Iterator[Future[list[_Decoding]]]:
-        """Give each batch to a thread with one processor: its small operations do not share out well over several."""
+        """Give each batch to a thread with one processor; the small operations of one do not share out over several."""
         on_their_way: list[Future[list[_Decoding]]] = []
         try:
             for planned in works:
