@@ -263,7 +263,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="also write the rows as JSON")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.taught and not (options.encoder and "anercorp" in options.only):
+        parser.error("--taught needs --encoder, and anercorp among --only: its models are the teachers")
+    return options
 
 
 def main() -> None:

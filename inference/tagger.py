@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -21,6 +21,7 @@ from khabar.inference.forward import Forward
 from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import in_chunks
 from khabar.inference.results import TaggedArticle
+from khabar.inference.runtimes import Precision, Runtime
 from khabar.inference.workers import TextWork, Workers
 from khabar.models.article import Article
 from khabar.models.device import choose_device
@@ -29,8 +30,7 @@ from khabar.models.folder import load_model, named_folder
 from khabar.models.messages import show
 from khabar.models.model import KhabarModel
 
-PRECISIONS = ("auto", "fp32", "bf16")
-RUNTIMES = ("torch", "compiled", "onnx")
+PRECISIONS, RUNTIMES = get_args(Precision), get_args(Runtime)
 
 
 def load(

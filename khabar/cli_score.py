@@ -12,6 +12,7 @@ import typer
 from khabar import __version__
 from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say
 from khabar.cli_progress import scoring_progress
+from khabar.inference.runtimes import Precision, Runtime
 from khabar.models.errors import KhabarError
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ def score(
     id_field: Annotated[str, typer.Option(metavar="NAME", help="The key or column that holds a row's id.")] = "id",
     device: Device = "auto",
     runtime: Annotated[
-        Literal["torch", "compiled", "onnx"],
+        Runtime,
         typer.Option(
             help="What runs the model; compiled: torch.compile first, for half a minute or more, best on one core; "
             "onnx: a folder that `khabar export` wrote, on the CPU."
         ),
     ] = "torch",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
+        Precision,
         typer.Option(help="bf16 is faster on processors with AMX; auto: bf16 on a GPU, fp32 on a CPU."),
     ] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,

@@ -9,11 +9,12 @@ import difflib
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from khabar.inference.runtimes import Precision, Runtime
 from khabar.models.errors import KhabarError
 from khabar.models.messages import show
 
@@ -54,8 +55,8 @@ class ServiceSettings(BaseSettings):
 
     model: str = "embedded"
     device: str = "auto"
-    runtime: Literal["torch", "compiled", "onnx"] = "torch"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    runtime: Runtime = "torch"
+    precision: Precision = "auto"
     workers: int = Field(default=0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
