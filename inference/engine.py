@@ -1,6 +1,6 @@
 """Runs a model over chunks of articles: encode, plan, forward, decode, gather, each in a thread of its own.
 
-On a CPU of several processors, forward and decode of as many batches run at once, each in a thread with one processor.
+On a CPU, forward and decode of several batches run at once, each in a thread with its share of the processors.
 Turns lists of articles into lists of results, in order. Holds a few chunks at a time; knows nothing of files.
 """
 
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from khabar.inference.decode import Labels
 from khabar.inference.forward import Forward, Pass, Work
@@ -152,12 +154,13 @@ class Engine:
             yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 
     def _share_out(self, works: Iterator[_Planned]) -> Iterator[Future[list[_Decoding]]]:
-        """Give each batch to a thread with one processor; the small operations of one do not share out over several."""
+        """Give each batch to a thread with few processors; the small operations of one do not share out over many."""
+        pool = lanes(self._passes.at_once, torch.get_num_threads())
         on_their_way: list[Future[list[_Decoding]]] = []
         try:
             for planned in works:
                 if len(planned.chunk.articles) > 1:
-                    future = lanes(self._passes.at_once).submit(self._tag, planned)
+                    future = pool.submit(self._tag, planned)
                 else:  # someone may be waiting for it: this thread has all processors
                     future = Future()
                     future.set_result(self._tag(planned))

@@ -30,6 +30,7 @@ from khabar.models.folder import load_model, named_folder
 from khabar.models.messages import show
 from khabar.models.model import KhabarModel
 
+MOST_AT_ONCE = 8  # forward passes on a CPU: each holds some 100 MB, and torch may count processors it may not use
 PRECISIONS, RUNTIMES = get_args(Precision), get_args(Runtime)
 
 
@@ -196,7 +197,7 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: If a text is not valid Unicode.
         """
-        at_once = torch.get_num_threads() if self._shares_out else 1
+        at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if self._shares_out else 1
         engine = self._engine(self._workers, batch_pieces, at_once)
         yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
 

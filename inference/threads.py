@@ -1,4 +1,4 @@
-"""Threads with a processor each, for work that is run several at a time; one set of them for the process.
+"""Threads with processors of their own, for work that is run several at a time; one set of them for the process.
 
 Knows torch's counts of threads; knows nothing of models.
 """
@@ -38,13 +38,15 @@ def take_threads(n: int) -> None:
 
 
 class Lanes:
-    """Threads that torch gives one processor each; they wait for work until the process ends, and do not hold it up.
+    """Threads that share processors out among them; they wait for work until the process ends, and do not hold it up.
 
     Args:
         n: Number of threads.
+        processors: For all together; at least one for each.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, processors: int) -> None:
+        self._each = max(1, processors // n)
         self._waiting: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
         for i in range(n):
             threading.Thread(target=self._work, name=f"khabar-lane-{i}", daemon=True).start()
@@ -56,7 +58,7 @@ class Lanes:
         return future
 
     def _work(self) -> None:
-        take_threads(1)
+        take_threads(self._each)
         while True:
             future, function, arguments = self._waiting.get()
             if future.set_running_or_notify_cancel():
@@ -68,9 +70,9 @@ class Lanes:
 
 
 @cache
-def lanes(n: int) -> Lanes:
-    """Give the process's n threads; all who ask for as many share them."""
-    return Lanes(n)
+def lanes(n: int, processors: int) -> Lanes:
+    """Give the process's n threads with so many processors; all who ask for the same share them."""
+    return Lanes(n, processors)
 
 
 def _start_anew() -> None:

@@ -215,6 +215,21 @@ def test_passes_run_at_once_on_a_processor_each(three_threads, tiny_model, token
     assert threads == [1, 1, 1]
 
 
+def test_many_processors_are_shared_out_among_a_few_passes(three_threads, tiny_model, tokenizer, monkeypatch):
+    monkeypatch.setattr("khabar.inference.tagger.MOST_AT_ONCE", 2)
+    torch.set_num_threads(5)
+    forward, threads = tiny_model.forward, []
+
+    def counted(**batch):
+        threads.append((threading.current_thread().name, torch.get_num_threads()))
+        return forward(**batch)
+
+    tiny_model.forward = counted
+    list(Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES] * 3, batch_pieces=100))
+    assert {n for _, n in threads} == {2}
+    assert {name for name, _ in threads} <= {"khabar-lane-0", "khabar-lane-1"}
+
+
 def test_an_article_alone_has_all_processors(three_threads, tiny_model, tokenizer):
     forward, threads = tiny_model.forward, []
 

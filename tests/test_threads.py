@@ -52,17 +52,17 @@ def test_many_at_a_time_leave_nothing_behind():
     assert counted_in_a_thread() == 4
 
 
-def test_lanes_have_a_processor_each_and_are_shared():
-    assert lanes(3) is lanes(3)
+def test_lanes_share_processors_out_and_are_shared():
+    assert lanes(3, 6) is lanes(3, 6)
     together = threading.Barrier(3)
 
     def work():
         together.wait(timeout=60)
         return threading.get_ident(), torch.get_num_threads()
 
-    done = [future.result() for future in [lanes(3).submit(work) for _ in range(3)]]
+    done = [future.result() for future in [lanes(3, 6).submit(work) for _ in range(3)]]
     assert len({ident for ident, _ in done}) == 3
-    assert [n for _, n in done] == [1, 1, 1]
+    assert [n for _, n in done] == [2, 2, 2]
 
 
 def test_a_lane_goes_on_after_an_error_and_passes_over_what_is_cancelled():
@@ -72,10 +72,10 @@ def test_a_lane_goes_on_after_an_error_and_passes_over_what_is_cancelled():
         begun.set()
         go_on.wait(timeout=60)
 
-    held = lanes(1).submit(hold)
+    held = lanes(1, 1).submit(hold)
     begun.wait(timeout=60)
-    bad, dropped = lanes(1).submit(int, "x"), lanes(1).submit(called.append, "dropped")
-    good = lanes(1).submit(called.append, "done")
+    bad, dropped = lanes(1, 1).submit(int, "x"), lanes(1, 1).submit(called.append, "dropped")
+    good = lanes(1, 1).submit(called.append, "done")
     assert dropped.cancel()
     go_on.set()
     with pytest.raises(ValueError, match="invalid literal"):
@@ -90,10 +90,10 @@ def test_a_forked_child_gets_lanes_of_its_own():
     script = """
 import os, sys
 from khabar.inference.threads import lanes
-assert lanes(2).submit(len, "ab").result(60) == 2
+assert lanes(2, 2).submit(len, "ab").result(60) == 2
 child = os.fork()
 if child == 0:
-    os._exit(lanes(2).submit(len, "abc").result(60))
+    os._exit(lanes(2, 2).submit(len, "abc").result(60))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
