@@ -17,7 +17,7 @@ from khabar.inference.decode import Labels
 from khabar.inference.forward import Forward, Pass, Work
 from khabar.inference.results import TaggedArticle
 from khabar.inference.stages import Closed, Step, run_stages
-from khabar.inference.threads import lanes
+from khabar.inference.threads import done_at_once, lanes
 from khabar.inference.workers import Workers, result_of
 from khabar.models.article import Article
 from khabar.models.encoding import EncodedArticle
@@ -159,11 +159,9 @@ class Engine:
         on_their_way: list[Future[list[_Decoding]]] = []
         try:
             for planned in works:
-                if len(planned.chunk.articles) > 1:
-                    future = pool.submit(self._tag, planned)
-                else:  # someone may be waiting for it: this thread has all processors
-                    future = Future()
-                    future.set_result(self._tag(planned))
+                # Someone may be waiting for an article alone: this thread has all processors.
+                submit = pool.submit if len(planned.chunk.articles) > 1 else done_at_once
+                future = submit(self._tag, planned)
                 on_their_way = [*(other for other in on_their_way if not other.done()), future]
                 yield future
         except (Closed, GeneratorExit):  # nobody waits any more

@@ -37,6 +37,20 @@ def take_threads(n: int) -> None:
         restoring.join()
 
 
+def done_at_once(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Call a function in this thread; give what it gave, or raised, as a future."""
+    future: Future[T] = Future()
+    _settle(future, function, *arguments)
+    return future
+
+
+def _settle(future: Future[T], function: Callable[..., T], *arguments: Any) -> None:
+    try:
+        future.set_result(function(*arguments))
+    except BaseException as error:  # it belongs to whoever takes the result
+        future.set_exception(error)
+
+
 class Lanes:
     """Threads that share processors out among them; they wait for work until the process ends, and do not hold it up.
 
@@ -62,10 +76,7 @@ class Lanes:
         while True:
             future, function, arguments = self._waiting.get()
             if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function(*arguments))
-                except BaseException as error:  # it belongs to whoever waits for the result
-                    future.set_exception(error)
+                _settle(future, function, *arguments)
             del future, function, arguments  # nothing is held while there is no work
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Labels, Logits, decode
 from khabar.inference.results import TaggedArticle
+from khabar.inference.threads import done_at_once
 from khabar.models.article import Article
 from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import EncodedArticle, encode_articles
@@ -114,7 +115,7 @@ class Workers:
 
     def _submit(self, step: Callable[..., T], *arguments: Any) -> Future[T]:
         if not self.n:
-            return _done_at_once(step, self._work, *arguments)
+            return done_at_once(step, self._work, *arguments)
         with self._starting:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
@@ -141,15 +142,6 @@ def result_of(future: Future[T]) -> T:
 
 def _ended() -> KhabarError:
     return KhabarError("a worker process ended unexpectedly, by lack of memory or a signal; fewer workers need less")
-
-
-def _done_at_once(step: Callable[..., T], *arguments: Any) -> Future[T]:
-    future: Future[T] = Future()
-    try:
-        future.set_result(step(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
 
 
 _work_here: TextWork | None = None  # in a worker process
