@@ -30,7 +30,7 @@ from khabar.models.folder import load_model, named_folder
 from khabar.models.messages import show
 from khabar.models.model import KhabarModel
 
-MOST_AT_ONCE = 8  # forward passes on a CPU: each holds some 100 MB, and torch may count processors it may not use
+MOST_AT_ONCE = 8  # forward passes on a CPU: each holds its batch's states, and torch may count too many cores
 PRECISIONS, RUNTIMES = get_args(Precision), get_args(Runtime)
 
 
