@@ -15,7 +15,7 @@ from khabar.training.alignment import Outcome, align, confusion
 from khabar.training.charts import curve_chart, interval_bar, reliability_chart
 from khabar.training.curves import MOST_POINTS, precision_recall, reliability
 from khabar.training.predictions import Prediction
-from khabar.training.slices import read_date, slice_articles
+from khabar.training.slices import slice_articles
 from khabar.training.worst import Piece, excerpt, worst_errors
 
 # --- entities paired
@@ -125,28 +125,6 @@ def test_charts_are_well_formed_and_escape_their_titles():
 
 
 # --- groups of articles
-
-
-@pytest.mark.parametrize(
-    ("date", "expected"),
-    [
-        ("2021-12-06", (2021, 12)),
-        ("2015-07-24 13:00:14", (2015, 7)),
-        ("2026-08-02T09:15:00.000Z", (2026, 8)),
-        ("2021/3/1", (2021, 3)),
-        ("20210305", (2021, 3)),
-        ("2021", (2021, None)),
-        ("٢٠٢١-٠٣-٠١", (2021, 3)),
-        ("Fri, 29 Jun 2018 16:26:59 GMT", (2018, 6)),
-        ("22:04 · 08 Tir 1405", None),
-        ("2021-13-01", None),
-        ("1405-05-08", None),
-        ("أمس", None),
-        ("", None),
-    ],
-)
-def test_dates(date, expected):
-    assert read_date(date) == expected
 
 
 def groups(articles):

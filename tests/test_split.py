@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from khabar.cli import app
 from khabar.models.errors import CorpusError, KhabarError
-from khabar.training.split import PARTS, Entry, SplitSettings, day_of, split_entries
+from khabar.training.split import PARTS, Entry, SplitSettings, split_entries
 from khabar.training.split_files import split_files
 from khabar.training.split_report import describe_split
 
@@ -134,12 +134,6 @@ def test_by_two_dates_groups_go_to_the_earlier_side_and_are_counted():
     assert done.parts == {"train": [0], "dev": [1, 3, 4], "test": [2]}
     assert done.n_straddling == 1
     assert not done.shares
-
-
-def test_dates_are_read_as_they_are_written():
-    assert day_of("2024-03-01T23:30:00-05:00") == date(2024, 3, 1)
-    assert day_of("Fri, 1 Mar 2024 23:30:00 -0500") == date(2024, 3, 1)
-    assert [day_of(text) for text in ("13:29 · 19 Mordad 1405", "2024-02-31", "2024-3-1", "20240301", "")] == [None] * 5
 
 
 def test_articles_without_a_readable_date_are_all_named():

@@ -11,7 +11,7 @@ from khabar.models.article import Article
 from khabar.models.errors import MissingExtraError
 from khabar.models.messages import show
 from khabar.training.check_finding import Finding, PlacedArticle
-from khabar.training.split import day_of
+from khabar.training.dates import READABLE, day_of
 
 # A label is taken for a slip where its name has it in so small a share: of 20 times once, of 19 never.
 SLIP = 0.05
@@ -177,6 +177,5 @@ def _dates(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
             unread[placed.file].append(placed)
     for file, found in unread.items():
         first = f"the first {show(found[0].article.date)} on line {found[0].line}"
-        allowed = "2021-12-06, 2021-12-06 10:00, Mon, 06 Dec 2021 10:00:00 GMT"
-        message = f"{len(found):,} of its dates cannot be read, {first}; allowed: {allowed}"
+        message = f"{len(found):,} of its dates cannot be read, {first}; allowed: {READABLE}"
         yield Finding(kind="date", message=message, file=file)

@@ -12,7 +12,7 @@ import numpy as np
 
 from khabar.training.check_corpus import topics_of
 from khabar.training.check_finding import PlacedArticle
-from khabar.training.split import day_of
+from khabar.training.dates import day_of
 
 MOST_COLUMNS = 6  # of more files only the sum is shown
 _SOURCES_SHOWN = 8

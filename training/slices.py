@@ -3,19 +3,16 @@
 Knows an article's keys; knows nothing of predictions or measures.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from itertools import pairwise
 
 from khabar.models.article import Article
+from khabar.training.dates import read_date
 
 MOST_GROUPS = 12
 FEWEST_OF_A_SOURCE = 5  # articles; smaller sources are counted together
-_YEAR_FIRST = re.compile(r"\s*(\d{4})(?:[-/.](\d{1,2})|(\d{2})\d{2})?(?!\d)")
-_YEARS = range(1900, 2101)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,24 +33,6 @@ class Slicing:
 def slice_articles(articles: Sequence[Article]) -> list[Slicing]:
     """Group articles by length, by source and by date."""
     return [_by_length(articles), _by_source(articles), _by_date(articles)]
-
-
-def read_date(date: str) -> tuple[int, int | None] | None:
-    """Read year and month of a date as news sites write it: ISO 8601, or as in e-mail; None where it is neither.
-
-    A date may stop at its year; its month is None then.
-    """
-    found = _YEAR_FIRST.match(date)
-    if found is not None:
-        digits = found[2] or found[3]
-        year, month = int(found[1]), int(digits) if digits else None
-    else:
-        try:
-            stamp = parsedate_to_datetime(date)
-        except ValueError:
-            return None
-        year, month = stamp.year, stamp.month
-    return (year, month) if year in _YEARS and (month is None or 1 <= month <= 12) else None
 
 
 def _by_length(articles: Sequence[Article]) -> Slicing:
@@ -92,7 +71,8 @@ def _by_source(articles: Sequence[Article]) -> Slicing:
 
 def _by_date(articles: Sequence[Article]) -> Slicing:
     """Months, quarters, years or decades: the finest that gives few enough groups."""
-    dates = [read_date(article.date) if article.date else None for article in articles]
+    found = [read_date(article.date) if article.date else None for article in articles]
+    dates = [None if date is None else date[:2] for date in found]
     known = [date for date in dates if date is not None]
     note = _missing(len(dates) - len(known), len(dates), "date that can be read")
     for name in _units(known):

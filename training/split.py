@@ -6,11 +6,9 @@ label, by date or by source. Knows nothing of texts and files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from email.utils import parsedate_to_datetime
 
 import numpy as np
 from iterstrat.ml_stratifiers import IterativeStratification
@@ -18,6 +16,7 @@ from iterstrat.ml_stratifiers import IterativeStratification
 from khabar.models.errors import CorpusError, KhabarError, Problem
 from khabar.models.messages import nearest, show
 from khabar.models.ranges import check_range
+from khabar.training.dates import READABLE, day_of
 
 PARTS = ("train", "dev", "test")  # earlier ones first, where dates decide
 DEFAULT_SHARE = 0.1
@@ -25,7 +24,6 @@ DEFAULT_SHARE = 0.1
 MOST_OF_A_PART = 0.5
 
 Groups = Sequence[Sequence[int]]
-_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,20 +148,6 @@ def split_entries(entries: Sequence[Entry], groups: Groups, settings: SplitSetti
     return Split(parts=parts, shares=shares, n_straddling=n_straddling)
 
 
-def day_of(text: str) -> date | None:
-    """Read the day of an article's date, as written, whatever the time zone; None where it cannot be read.
-
-    Args:
-        text: As ISO 8601 ("2021-12-06T10:00") or as in feeds and mails ("Mon, 06 Dec 2021 10:00:00 GMT").
-    """
-    try:
-        if iso := _ISO_DAY.match(text.strip()):
-            return date.fromisoformat(iso[0])
-        return parsedate_to_datetime(text).date()
-    except ValueError:
-        return None
-
-
 def _by_date(entries: Sequence[Entry], groups: Groups, first_days: Sequence[date]) -> tuple[list[str], int]:
     names = ("train", "dev", "test") if len(first_days) == 2 else ("train", "test")
     days: list[date] = []
@@ -172,7 +156,7 @@ def _by_date(entries: Sequence[Entry], groups: Groups, first_days: Sequence[date
         day = None if entry.date is None else day_of(entry.date)
         if day is None:
             seen = "the article has no date" if entry.date is None else f"date is {show(entry.date)}"
-            message = f"{seen}; to split by date, allowed: 2021-12-06, 2021-12-06 10:00, Mon, 06 Dec 2021 10:00:00 GMT"
+            message = f"{seen}; to split by date, allowed: {READABLE}"
             problems.append(Problem(file=entry.file, line=entry.line, message=message))
         else:
             days.append(day)
