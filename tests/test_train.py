@@ -183,11 +183,14 @@ def test_a_run_is_not_gone_on_with_on_other_articles(settings, monkeypatch):
     assert train(settings, resume=True, progress_bar=False).metrics["history"][-1]["epoch"] == settings.epochs
 
 
-def test_a_run_is_not_gone_on_with_by_more_processes(settings, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "value", "seen"), [("processes", 4, "processes was 4, is 1"), ("khabar", "0.7.0", "khabar was '0.7.0'")]
+)
+def test_a_run_is_not_gone_on_with_by_more_processes_or_another_khabar(settings, monkeypatch, name, value, seen):
     stopped_run(settings, monkeypatch)
     (origin,) = Path(settings.output).glob("checkpoints/origin.json")
-    origin.write_text(json.dumps(json.loads(origin.read_text()) | {"processes": 4}))
-    with pytest.raises(KhabarError, match="processes was 4, is 1"):
+    origin.write_text(json.dumps(json.loads(origin.read_text()) | {name: value}))
+    with pytest.raises(KhabarError, match=seen):
         train(settings, resume=True, progress_bar=False)
 
 

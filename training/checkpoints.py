@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from khabar import __version__
 from khabar.inference.sinks import FileSink
 from khabar.models.errors import KhabarError
 
@@ -90,12 +91,12 @@ class Checkpoints:
         """See that a run to be resumed is made from what it was begun with; before the next checkpoint.
 
         Args:
-            origin: What its steps depend on beside the settings: plain values by name.
+            origin: What its steps depend on beside the settings and khabar's version: plain values by name.
 
         Raises:
             KhabarError: If something is not as it was.
         """
-        self.origin = json.loads(json.dumps(origin))
+        self.origin = json.loads(json.dumps({"khabar": __version__} | origin))
         if self.latest() is not None:
             self._refuse_others(_ORIGIN, self.origin, "from other material")
 
