@@ -40,6 +40,7 @@ FIRST = ["PERSON", "LOCATION", "DATE"]
 # What ANERcorp's labels stand for among gold's, and the label of its that stands for none.
 COARSE = {"PERS": ["PERSON"], "LOC": ["LOCATION"], "ORG": ["ORGANIZATION", "MILITARY", "ARMED_GROUP"]}
 IGNORED = ["MISC"]
+EPOCHS = 10
 
 Sources = list[dict[str, Any]]
 
@@ -128,7 +129,7 @@ def run(
         "device": options.device,
     }
     settings = read_settings(options.config, given)
-    settings = replace(settings, epochs=times * (options.epochs or settings.epochs))
+    settings = replace(settings, epochs=times * (options.epochs or settings.epochs or EPOCHS))
     train(settings, progress_bar=sys.stderr.isatty())
     entities: dict[str, Any] = evaluate(load(output, device=options.device), material.dev)["entities"]
     return entities
@@ -139,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", required=True, help="folder or hub id of a pretrained encoder")
     parser.add_argument("--config", help="settings of the runs (YAML)")
-    parser.add_argument("--epochs", type=int, help="passes over the articles; without it, the settings'")
+    parser.add_argument("--epochs", type=int, help=f"passes over the articles; without it, the settings', or {EPOCHS}")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the corpora")
     parser.add_argument("--articles", type=int, default=800, help="of gold train, for the first experiment")
     parser.add_argument("--few", type=int, default=100, help="of them, for the second and third")

@@ -64,15 +64,18 @@ def train(
         typer.Option("--from-scratch", help="Take the encoder's shape and vocabulary, not its weights."),
     ] = None,
     dev: Annotated[str | None, typer.Option(help="Labelled articles to measure on; the best epoch is kept.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most passes over the corpora.  [default: 10]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the corpora.  [default: 10, more if they are small]")
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better dev score.  [default: 3]")
+        int | None, typer.Option(help="Stop after so many epochs without a better dev score.  [default: never]")
     ] = None,
     batch_pieces: Annotated[
-        int | None, typer.Option(help="Pieces in a batch, padding included.  [default: 8192]")
+        int | None, typer.Option(help="Pieces in a batch, padding included.  [default: 8192, fewer if they are small]")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak rate of the encoder's top layer.  [default: 5e-05]")
+        float | None,
+        typer.Option(help="Peak rate of the encoder's top layer.  [default: what the encoder says, or 5e-05]"),
     ] = None,
     head_learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the heads.  [default: 0.001]")] = None,
     layer_decay: Annotated[

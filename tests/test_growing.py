@@ -176,7 +176,7 @@ def growing_corpus(tmp_path, news_rows):
 
 @pytest.mark.slow
 def test_a_model_grows_by_a_topic_and_an_entity_label(train_settings, tmp_path, news_rows):
-    base = train(replace(train_settings, epochs=40, patience=40, calibrate=False), progress_bar=False).folder
+    base = train(replace(train_settings, epochs=40, calibrate=False), progress_bar=False).folder
     new, dev = growing_corpus(tmp_path, news_rows)
     settings = replace(
         train_settings,
@@ -205,7 +205,7 @@ def test_a_model_grows_by_a_topic_and_an_entity_label(train_settings, tmp_path, 
 
 
 def test_a_model_that_forgets_is_kept_aside(train_settings, tmp_path, news_rows):
-    base = train(replace(train_settings, epochs=20, patience=20), progress_bar=False)
+    base = train(replace(train_settings, epochs=20), progress_bar=False)
     # The old label, on the wrong word of each article.
     rows = [Article(text=row["text"], entities=(Entity(start=0, end=3, label="LOCATION"),)) for row in news_rows(12)]
     wrong = articles_with(tmp_path / "wrong.jsonl", *rows)

@@ -106,9 +106,7 @@ def test_four_corpora_that_annotate_one_thing_each_teach_all_four(mixed, train_s
     given = {"corpora": (str(mixed),), "encoder": train_settings.encoder, "output": train_settings.output}
     settings = read_settings(None, given)
     assert settings.dev == str(mixed)
-    settings = replace(
-        train_settings, corpora=settings.corpora, dev=settings.dev, epochs=25, patience=25, batch_pieces=512
-    )
+    settings = replace(train_settings, corpora=settings.corpora, dev=settings.dev, epochs=25, batch_pieces=512)
     result = train(settings, progress_bar=False)
     assert result.metrics["n_articles"] == 4 * 24
     assert [source["name"] for source in result.metrics["data"]["dev"]] == ["dev.jsonl"]

@@ -82,6 +82,7 @@ def test_loss_falls_and_the_folder_is_an_encoder(text_file: Path, tmp_path: Path
     assert written == json.loads(json.dumps(result.metrics))
     assert not (tmp_path / "checkpoints").exists()
     encoder, tokenizer = load_encoder(tmp_path)
+    assert encoder.config.fine_tuning_rate == 1e-3
     states = encoder(**tokenizer(["وصل الوزير إلى بغداد."], return_tensors="pt")).last_hidden_state
     assert states.shape[-1] == 16
     assert torch.isfinite(states).all()

@@ -45,7 +45,7 @@ def test_an_interrupted_search_makes_the_trials_of_an_uninterrupted_one(settings
     first = resumed.trials[0]
     assert first["settings"] == {name: getattr(settings, name) for name in first["settings"]}
     best = max(resumed.trials, key=lambda trial: trial["score"])
-    assert replace(settings, **best["settings"]) == resumed.settings
+    assert vars(replace(settings, **best["settings"])) == vars(resumed.settings)
     folder = Path(settings.output) / "search"
     assert json.loads((folder / "trials.json").read_text(encoding="utf-8")) == resumed.trials
     assert {path.name for path in folder.iterdir()} == {"study.db", "trials.json"}

@@ -172,12 +172,10 @@ def write_yaml(path, *sources):
 
 def test_a_model_learns_from_texts_alone(tmp_path, news_rows, train_settings):
     """A student that never sees a label knows what its teacher knows."""
-    teacher = train(
-        replace(train_settings, epochs=45, patience=45, output=str(tmp_path / "teacher")), progress_bar=False
-    )
+    teacher = train(replace(train_settings, epochs=45, output=str(tmp_path / "teacher")), progress_bar=False)
     write_rows(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in news_rows(48)])
     corpora = write_yaml(tmp_path / "taught.yaml", {"path": "texts.jsonl", "teacher": "teacher"})
-    settings = replace(train_settings, corpora=(str(corpora),), epochs=45, patience=45)
+    settings = replace(train_settings, corpora=(str(corpora),), epochs=45)
     result = train(settings, progress_bar=False)
     assert result.metrics["labels"] == teacher.metrics["labels"]
     assert result.metrics["data"]["train"][0]["teachers"] == ["teacher"]

@@ -20,6 +20,7 @@ from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.corpora import load_corpus
 from khabar.training.evaluate import evaluate, parts_of
 from khabar.training.loop import share_of
+from khabar.training.settings import read_settings
 from khabar.training.train import train
 
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -36,7 +37,7 @@ def weights(folder):
 
 
 def test_it_learns_topics_evidence_entities_and_proclitics(settings):
-    result = train(replace(settings, epochs=40, patience=40), progress_bar=False)
+    result = train(replace(settings, epochs=40), progress_bar=False)
     report = evaluate(load(result.folder, device="cpu"), load_corpus(settings.dev)[0].articles)
     assert report["topics"]["article"]["macro"]["f1"] > 0.95
     assert report["topics"]["segment"]["micro"]["f1"] > 0.95
@@ -46,6 +47,17 @@ def test_it_learns_topics_evidence_entities_and_proclitics(settings):
     )
     assert [(topic.label, topic.segments) for topic in tagged.topics] == [("attack", (0,))]
     assert [entity.text for entity in tagged.entities] == ["بغداد", "عدن"]
+
+
+def test_left_alone_it_trains_as_long_as_few_articles_need_and_says_how(settings):
+    """No epochs, batches or rate given; patience stops nothing."""
+    result = train(replace(settings, epochs=None, batch_pieces=None, learning_rate=None), progress_bar=False)
+    expected = {"epochs": 40, "batch_pieces": 1024, "learning_rate": 5e-5}
+    assert {name: result.metrics["settings"][name] for name in expected} == expected
+    assert len(result.metrics["history"]) == 40
+    written = read_settings(result.folder / "settings.yaml", {"output": "elsewhere"})
+    assert {name: getattr(written, name) for name in expected} == expected
+    assert "epochs: 40" in (result.folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_folder_holds_the_best_epoch_and_its_metrics(settings):

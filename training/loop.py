@@ -36,6 +36,7 @@ from khabar.training.log_lines import LogLines
 from khabar.training.optimizer import make_optimizer, make_schedule, pretrained_parameters
 from khabar.training.processes import on_main
 from khabar.training.settings import TrainSettings
+from khabar.training.settling import SettledSettings
 from khabar.training.store import ExampleStore
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Run:
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: SettledSettings,
         accelerator: Accelerator,
         model: KhabarModel,
         tokenizer: PreTrainedTokenizerFast,
@@ -85,6 +86,13 @@ class Run:
         self.windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
         self.plan = BatchPlan(examples.lengths, batch_pieces=settings.batch_pieces, seed=settings.seed)
         self.steps_per_epoch = -(-self.plan.n_batches // accelerator.num_processes)
+        logger.info(
+            "%d epochs of %s batches of about %s pieces; learning rate %g",
+            settings.epochs,
+            f"{self.plan.n_batches:,}",
+            f"{settings.batch_pieces:,}",
+            settings.learning_rate,
+        )
         optimizer = make_optimizer(model, settings)
         n_steps = self.steps_per_epoch * settings.epochs
         schedule = make_schedule(optimizer, n_steps=n_steps, warmup=settings.warmup)
@@ -210,8 +218,8 @@ class Run:
         return scores, watcher is not None and watcher(epoch, scores["score"])
 
     def _out_of_patience(self) -> bool:
-        best = self.progress.best_epoch
-        return best is not None and self.progress.epoch - best >= self.settings.patience
+        best, patience = self.progress.best_epoch, self.settings.patience
+        return best is not None and patience is not None and self.progress.epoch - best >= patience
 
 
 def share_of(batches: Sequence[T], process: int, n_processes: int) -> Sequence[T]:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from khabar.models.model import KhabarModel
-from khabar.training.settings import TrainSettings
+from khabar.training.settling import SettledSettings
 
 _LAYER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
 
@@ -49,7 +49,7 @@ def encoder_depths(encoder: nn.Module) -> dict[str, int]:
     return {name: numbers.get(name, 0 if "embed" in name else top) for name in names}
 
 
-def make_optimizer(model: KhabarModel, settings: TrainSettings) -> torch.optim.AdamW:
+def make_optimizer(model: KhabarModel, settings: SettledSettings) -> torch.optim.AdamW:
     """Group parameters by learning rate and decay.
 
     Source: AdamW, Loshchilov and Hutter 2019; no decay of biases and norms, Devlin et al. 2019's code.

@@ -22,6 +22,8 @@ from khabar.training.pretrain_transformer import MaskedPieces, ReplacedPieces
 # Two operations a weight forward and four back. Source: Kaplan et al. 2020, section 2.1.
 OPERATIONS_A_WEIGHT = 6
 MAX_POSITIONS = 1024
+# What `khabar train` takes for encoders of these sizes; a lower one was worse for both kinds (docs/embedded.md).
+FINE_TUNING_RATE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,11 @@ def build_pretraining(
         vectors: (vocab_size, embedding_size) static vectors to start from, of standard deviation 1.
     """
     if settings.architecture == "transformer":
-        return _transformer(settings, tokenizer)
-    return _recurrent(settings, tokenizer, counts, vectors)
+        built = _transformer(settings, tokenizer)
+    else:
+        built = _recurrent(settings, tokenizer, counts, vectors)
+    built.encoder.config.fine_tuning_rate = FINE_TUNING_RATE
+    return built
 
 
 def _recurrent(

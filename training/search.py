@@ -25,7 +25,8 @@ from khabar.training.checkpoints import Checkpoints
 from khabar.training.material import Material
 from khabar.training.processes import join_processes, on_main
 from khabar.training.settings import TrainSettings
-from khabar.training.train import check_output_folder, learn, open_run
+from khabar.training.settling import SettledSettings
+from khabar.training.train import check_output_folder, learn, open_run, settled_for
 
 if TYPE_CHECKING:
     import optuna
@@ -102,10 +103,11 @@ def search(
     join_processes(choose_device(settings.device))
     if not resume:  # what the run after the search would refuse is better refused now
         on_main(lambda: Checkpoints(folder.with_name("checkpoints"), {}).begin(resume=False))
-    study = _Study(folder, settings)
+    study = _Study(folder)
     on_main(lambda: study.admit(resume=resume))
     material = Material(settings)  # what is wrong with the corpora shows before anything is written
-    on_main(study.open)
+    settings = settled_for(settings, material)
+    on_main(lambda: study.open(settings))
     while (changes := on_main(lambda: study.ask(n_trials))) is not None:
         trial = replace(settings, **changes)
         checkpoints = open_run(trial, folder / "running", resume=True)
@@ -125,11 +127,12 @@ def search(
 class _Study:
     """An optuna study on disk, one trial after the other. Only the main process opens and asks it."""
 
+    settings: SettledSettings
     study: optuna.Study
     trial: optuna.Trial
 
-    def __init__(self, folder: Path, settings: TrainSettings) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.scores: list[float] = []
         self.cut_short = False
 
@@ -142,10 +145,11 @@ class _Study:
         if self._file.exists() and not resume:
             raise KhabarError(f"{self.folder} holds an earlier search; go on with --resume, or choose another --output")
 
-    def open(self) -> None:
-        """Open the study that is there, or a new one."""
+    def open(self, settings: SettledSettings) -> None:
+        """Open the study of such settings that is there, or a new one."""
         import optuna
 
+        self.settings = settings
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(

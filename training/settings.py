@@ -39,13 +39,15 @@ class TrainSettings:
         max_drop: Points of F1 (hundredths) that a label of `from_model` may lose on dev.
         allow_drop: Save the model even if a label loses more.
         from_scratch: Use the encoder's configuration and tokenizer with random weights.
-        epochs: Most passes over the corpora.
+        epochs: Passes over the corpora; None takes 10, and more where the corpora are small (see settling.py).
         frozen_epochs: Epochs in which the encoder's pretrained parts stay as they are and only what is new learns:
             cheaper by half, and the new parts' first large steps spoil nothing. Source: Howard and Ruder 2018,
             section 3.3 (gradual unfreezing), here in one step.
-        patience: Stop after so many epochs without a better dev score.
-        batch_pieces: Pieces in a batch, padding included.
-        learning_rate: Peak rate of the encoder's last pretrained layer.
+        patience: Stop after so many epochs without a better dev score; None does not stop before the last, in which
+            the rates have fallen to zero.
+        batch_pieces: Pieces in a batch, padding included; None takes 8,192, and fewer where the corpora are small.
+        learning_rate: Peak rate of the encoder's last pretrained layer; None takes what the encoder says suits it
+            (`fine_tuning_rate` in its config.json), or 5e-5; a fifth of that for a model to start from.
         head_learning_rate: Peak rate of what is new: the heads, and the layers that pretraining leaves untrained.
         layer_decay: Each encoder layer's rate is this share of the rate of the layer above it.
             Source: discriminative fine-tuning, Howard and Ruder 2018, section 3.2.
@@ -77,11 +79,11 @@ class TrainSettings:
     max_drop: float = 2.0
     allow_drop: bool = False
     from_scratch: bool = False
-    epochs: int = 10
+    epochs: int | None = None
     frozen_epochs: int = 0
-    patience: int = 3
-    batch_pieces: int = 8192
-    learning_rate: float = 5e-5
+    patience: int | None = None
+    batch_pieces: int | None = None
+    learning_rate: float | None = None
     head_learning_rate: float = 1e-3
     layer_decay: float = 0.9
     weight_decay: float = 0.01

@@ -37,6 +37,7 @@ from khabar.training.material import Material, examples_folder
 from khabar.training.processes import join_processes, on_main
 from khabar.training.provenance import public_settings, settings_yaml, versions
 from khabar.training.settings import TrainSettings
+from khabar.training.settling import SettledSettings, settle
 from khabar.training.store import remove_stores
 from khabar.training.topic_scores import has_topic_gold
 
@@ -109,6 +110,13 @@ def open_run(settings: TrainSettings, work: Path, *, resume: bool) -> Checkpoint
     return checkpoints
 
 
+def settled_for(settings: TrainSettings, material: Material) -> SettledSettings:
+    """Fill in what settings leave open to the encoder and the corpora, as `learn` will."""
+    model, tokenizer = build_model(settings, material.labels)
+    examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
+    return settle(settings, model.encoder.config, examples.lengths)
+
+
 def learn(
     settings: TrainSettings,
     material: Material,
@@ -123,7 +131,8 @@ def learn(
     set_seed(settings.seed)
     model, tokenizer = build_model(settings, material.labels)
     examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
-    run = Run(settings, accelerator, model, tokenizer, examples, material.dev, checkpoints)
+    settled = settle(settings, model.encoder.config, examples.lengths)
+    run = Run(settled, accelerator, model, tokenizer, examples, material.dev, checkpoints)
     run.go(checkpoints.latest(), watcher=watcher, progress_bar=progress_bar)
     return run
 
@@ -217,7 +226,7 @@ def _write_finished(settings: TrainSettings, material: Material, run: Run, check
     config = tagger.model.config
     metrics = {
         "model": config.full_name,
-        "settings": public_settings(settings),
+        "settings": public_settings(run.settings),
         "labels": asdict(material.labels),
         "data": material.facts,
         "entities_lost": asdict(run.examples.lost),
