@@ -105,7 +105,7 @@ def search(
         on_main(lambda: Checkpoints(folder.with_name("checkpoints"), {}).begin(resume=False))
     study = _Study(folder)
     on_main(lambda: study.admit(resume=resume))
-    material = Material(settings)  # what is wrong with the corpora shows before anything is written
+    material = Material(settings)  # what is wrong with the corpora shows before the study is begun
     settings = settled_for(settings, material)
     on_main(lambda: study.open(settings))
     while (changes := on_main(lambda: study.ask(n_trials))) is not None:
