@@ -75,7 +75,9 @@ def train(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak rate of the encoder's top layer.  [default: what the encoder says, or 5e-05]"),
+        typer.Option(
+            help="Peak rate of the encoder's top layer.  [default: as the encoder says, or 5e-05; with --from a fifth]"
+        ),
     ] = None,
     head_learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the heads.  [default: 0.001]")] = None,
     layer_decay: Annotated[

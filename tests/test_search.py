@@ -78,3 +78,16 @@ def test_a_run_that_the_search_would_collide_with_is_named_before_the_trials(set
     with pytest.raises(KhabarError, match="holds checkpoints of an earlier run"):
         search(settings, 2)
     assert not Path(settings.output, "search").exists()
+
+
+def test_a_search_settles_what_is_left_open(train_settings):
+    left_open = replace(train_settings, batch_pieces=None, learning_rate=None)
+    found = search(left_open, 1, progress_bar=False)
+    assert found.trials[0]["settings"]["learning_rate"] == 5e-5
+    assert (found.settings.batch_pieces, found.settings.learning_rate) == (1024, 5e-5)
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_articles_are_encoded(train_settings):
+    with pytest.raises(KhabarError, match="precision is 'fp16', which needs a GPU"):
+        search(replace(train_settings, precision="fp16"), 1, progress_bar=False)
+    assert not Path(train_settings.output).exists()

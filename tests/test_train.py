@@ -196,11 +196,15 @@ def test_a_run_is_not_gone_on_with_on_other_articles(settings, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "seen"), [("processes", 4, "processes was 4, is 1"), ("khabar", "0.7.0", "khabar was '0.7.0'")]
+    ("file", "name", "value", "seen"),
+    [
+        ("origin", "processes", 4, "processes was 4, is 1"),
+        ("settings", "khabar", "0.7.0", "khabar was '0.7.0'"),
+    ],
 )
-def test_a_run_is_not_gone_on_with_by_more_processes_or_another_khabar(settings, monkeypatch, name, value, seen):
+def test_a_run_is_not_gone_on_with_by_more_processes_or_another_khabar(settings, monkeypatch, file, name, value, seen):
     stopped_run(settings, monkeypatch)
-    (origin,) = Path(settings.output).glob("checkpoints/origin.json")
+    (origin,) = Path(settings.output).glob(f"checkpoints/{file}.json")
     origin.write_text(json.dumps(json.loads(origin.read_text()) | {name: value}))
     with pytest.raises(KhabarError, match=seen):
         train(settings, resume=True, progress_bar=False)

@@ -152,6 +152,7 @@ def test_the_help_names_every_default_as_it_is():
     import typer
 
     from khabar.training.settings import TrainSettings
+    from khabar.training.settling import LEAST_EPOCHS, MOST_PIECES, USUAL_RATE
 
     defaults = {field.name: field.default for field in fields(TrainSettings)}
     train = typer.main.get_command(app).commands["train"]
@@ -163,6 +164,9 @@ def test_the_help_names_every_default_as_it_is():
     plain = {name: value for name, value in defaults.items() if type(value) in (int, float, str)}
     given = {parameter.name for parameter in train.params} & plain.keys()
     assert {name: type(plain[name])(shown[name]) for name in given} == {name: plain[name] for name in given}
+    assert shown["epochs"].startswith(f"{LEAST_EPOCHS}, more")
+    assert shown["batch_pieces"].startswith(f"{MOST_PIECES}, fewer")
+    assert f" {USUAL_RATE}" in shown["learning_rate"]
 
 
 def test_an_earlier_model_is_not_replaced_unasked(tmp_path, encoder_folder):

@@ -62,7 +62,7 @@ class Checkpoints:
         self.folder = folder
         self.finished = folder / "finished"
         # Through JSON, so that what is compared later is what was written (tuples become lists).
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps({"khabar": __version__} | settings))
         self.origin: dict[str, Any] = {}
 
     def latest(self) -> Path | None:
@@ -91,12 +91,12 @@ class Checkpoints:
         """See that a run to be resumed is made from what it was begun with; before the next checkpoint.
 
         Args:
-            origin: What its steps depend on beside the settings and khabar's version: plain values by name.
+            origin: What its steps depend on beside the settings: plain values by name.
 
         Raises:
             KhabarError: If something is not as it was.
         """
-        self.origin = json.loads(json.dumps({"khabar": __version__} | origin))
+        self.origin = json.loads(json.dumps(origin))
         if self.latest() is not None:
             self._refuse_others(_ORIGIN, self.origin, "from other material")
 

@@ -22,8 +22,9 @@ from khabar.training.pretrain_transformer import MaskedPieces, ReplacedPieces
 # Two operations a weight forward and four back. Source: Kaplan et al. 2020, section 2.1.
 OPERATIONS_A_WEIGHT = 6
 MAX_POSITIONS = 1024
-# What `khabar train` takes for encoders of these sizes; a lower one was worse for both kinds (docs/embedded.md).
-FINE_TUNING_RATE = 1e-3
+# What `khabar train` takes for encoders of such a hidden size; a lower one was worse for both kinds (docs/embedded.md).
+# Larger ones were not measured.
+FINE_TUNING_RATE, SMALL = 1e-3, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ def build_pretraining(
         built = _transformer(settings, tokenizer)
     else:
         built = _recurrent(settings, tokenizer, counts, vectors)
-    built.encoder.config.fine_tuning_rate = FINE_TUNING_RATE
+    if built.encoder.config.hidden_size <= SMALL:
+        built.encoder.config.fine_tuning_rate = FINE_TUNING_RATE
     return built
 
 

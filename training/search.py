@@ -22,6 +22,7 @@ from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError, MissingExtraError
 from khabar.models.ranges import check_range
 from khabar.training.checkpoints import Checkpoints
+from khabar.training.loop import make_accelerator
 from khabar.training.material import Material
 from khabar.training.processes import join_processes, on_main
 from khabar.training.settings import TrainSettings
@@ -106,7 +107,8 @@ def search(
     study = _Study(folder)
     on_main(lambda: study.admit(resume=resume))
     material = Material(settings)  # what is wrong with the corpora shows before the study is begun
-    settings = settled_for(settings, material)
+    accelerator = make_accelerator(settings)  # a precision that the device lacks is refused before articles are encoded
+    settings = settled_for(settings, material, n_processes=accelerator.num_processes)
     on_main(lambda: study.open(settings))
     while (changes := on_main(lambda: study.ask(n_trials))) is not None:
         trial = replace(settings, **changes)

@@ -110,11 +110,11 @@ def open_run(settings: TrainSettings, work: Path, *, resume: bool) -> Checkpoint
     return checkpoints
 
 
-def settled_for(settings: TrainSettings, material: Material) -> SettledSettings:
+def settled_for(settings: TrainSettings, material: Material, *, n_processes: int) -> SettledSettings:
     """Fill in what settings leave open to the encoder and the corpora, as `learn` will."""
     model, tokenizer = build_model(settings, material.labels)
     examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
-    return settle(settings, model.encoder.config, examples.lengths)
+    return settle(settings, model.encoder.config, examples.lengths, n_processes=n_processes)
 
 
 def learn(
@@ -131,7 +131,7 @@ def learn(
     set_seed(settings.seed)
     model, tokenizer = build_model(settings, material.labels)
     examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
-    settled = settle(settings, model.encoder.config, examples.lengths)
+    settled = settle(settings, model.encoder.config, examples.lengths, n_processes=accelerator.num_processes)
     run = Run(settled, accelerator, model, tokenizer, examples, material.dev, checkpoints)
     run.go(checkpoints.latest(), watcher=watcher, progress_bar=progress_bar)
     return run
