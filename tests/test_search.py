@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,18 @@ def test_a_run_that_the_search_would_collide_with_is_named_before_the_trials(set
     with pytest.raises(KhabarError, match="holds checkpoints of an earlier run"):
         search(settings, 2)
     assert not Path(settings.output, "search").exists()
+
+
+def test_a_finished_search_replaces_no_model_unasked(settings):
+    search(settings, 1, progress_bar=False)
+    cache = Path(settings.output, "cache")
+    shutil.rmtree(cache)
+    Path(settings.output, "config.json").touch()  # the run after the search has finished
+    with pytest.raises(KhabarError, match=r"already holds config\.json; give another --output, or --overwrite"):
+        search(settings, 2, resume=True, progress_bar=False)
+    assert not cache.exists()
+    Path(settings.output, "runs").mkdir()  # it goes on with the seeds after the search
+    assert len(search(settings, 1, resume=True, progress_bar=False).trials) == 1
 
 
 def test_a_search_settles_what_is_left_open(train_settings):

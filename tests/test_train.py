@@ -200,9 +200,10 @@ def test_a_run_is_not_gone_on_with_on_other_articles(settings, monkeypatch):
     [
         ("origin", "processes", 4, "processes was 4, is 1"),
         ("settings", "khabar", "0.7.0", "khabar was '0.7.0'"),
+        ("settings", "stride", 96, "stride was 96, is not given"),
     ],
 )
-def test_a_run_is_not_gone_on_with_by_more_processes_or_another_khabar(settings, monkeypatch, file, name, value, seen):
+def test_a_run_is_not_gone_on_with_otherwise_than_it_was_begun(settings, monkeypatch, file, name, value, seen):
     stopped_run(settings, monkeypatch)
     (origin,) = Path(settings.output).glob(f"checkpoints/{file}.json")
     origin.write_text(json.dumps(json.loads(origin.read_text()) | {name: value}))

@@ -49,6 +49,10 @@ class BatchPlan:
         # The same count in every epoch, so that the schedule's length is known.
         self.n_batches = max(1, min(len(self.lengths), int(np.ceil(self.lengths.sum() / batch_pieces))))
 
+    def n_steps(self, n_processes: int) -> int:
+        """Steps of an epoch whose batches so many processes share, a batch each."""
+        return -(-self.n_batches // n_processes)
+
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Give the epoch's batches as article indices, each article once, in an order of the seed."""
         random = np.random.default_rng((self.seed, epoch))

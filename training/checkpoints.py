@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,26 @@ class Checkpoints:
     def _refuse_others(self, name: str, now: dict[str, Any], how: str) -> None:
         file = self.folder / name
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if changed:
-            differences = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
-            raise KhabarError(f"{self.folder}: cannot resume {how}: {differences}")
+        refuse_changes(before, now, f"{self.folder}: cannot resume {how}")
 
     def _checkpoints(self) -> list[Path]:
         return list(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], refusal: str) -> None:
+    """See that what a run was begun with is what it is to go on with: plain values by name.
+
+    Raises:
+        KhabarError: The refusal, and each value that has changed.
+    """
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if changed:
+        differences = "; ".join(f"{key} was {_given(before.get(key))}, is {_given(now.get(key))}" for key in changed)
+        raise KhabarError(f"{refusal}: {differences}")
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def _step(checkpoint: Path) -> int:

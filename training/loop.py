@@ -85,7 +85,7 @@ class Run:
         self.examples, self.dev, self.checkpoints = examples, dev, checkpoints
         self.windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
         self.plan = BatchPlan(examples.lengths, batch_pieces=settings.batch_pieces, seed=settings.seed)
-        self.steps_per_epoch = -(-self.plan.n_batches // accelerator.num_processes)
+        self.steps_per_epoch = self.plan.n_steps(accelerator.num_processes)
         logger.info(
             "%d epochs of %s batches of about %s pieces; learning rate %g",
             settings.epochs,

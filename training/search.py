@@ -21,7 +21,7 @@ from khabar.inference.sinks import FileSink
 from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError, MissingExtraError
 from khabar.models.ranges import check_range
-from khabar.training.checkpoints import Checkpoints
+from khabar.training.checkpoints import Checkpoints, refuse_changes
 from khabar.training.loop import make_accelerator
 from khabar.training.material import Material
 from khabar.training.processes import join_processes, on_main
@@ -83,7 +83,8 @@ def search(
         settings: Where the search starts; `dev` must be there.
         n_trials: Trials in all, those of an interrupted search included.
         resume: Go on with the study that is there.
-        overwrite: Whether the run after the search may replace an earlier model in the output folder.
+        overwrite: Whether the run after the search may replace an earlier model in the output folder, that of a
+            finished search too.
         progress_bar: Show a bar on standard error.
 
     Raises:
@@ -100,10 +101,11 @@ def search(
     if find_spec("optuna") is None:
         raise MissingExtraError("search", "searching for settings")
     folder = Path(settings.output) / "search"
-    check_output_folder(settings, folder, resume=resume, overwrite=overwrite)
+    runs = [folder.with_name(name) for name in ("checkpoints", "runs")]  # of the run after the search, or of several
+    check_output_folder(settings, going_on=resume and any(path.exists() for path in runs), overwrite=overwrite)
     join_processes(choose_device(settings.device))
     if not resume:  # what the run after the search would refuse is better refused now
-        on_main(lambda: Checkpoints(folder.with_name("checkpoints"), {}).begin(resume=False))
+        on_main(lambda: Checkpoints(runs[0], {}).begin(resume=False))
     study = _Study(folder)
     on_main(lambda: study.admit(resume=resume))
     material = Material(settings)  # what is wrong with the corpora shows before the study is begun
@@ -231,10 +233,7 @@ class _Study:
     def _check_settings(self) -> None:
         settings = json.loads(json.dumps(asdict(self.settings)))
         written = self.study.user_attrs.get("settings", settings)
-        changed = sorted(key for key in {*written, *settings} if written.get(key) != settings.get(key))
-        if changed:
-            differences = "; ".join(f"{key} was {written.get(key)!r}, is {settings.get(key)!r}" for key in changed)
-            raise KhabarError(f"{self.folder}: cannot resume under other settings: {differences}")
+        refuse_changes(written, settings, f"{self.folder}: cannot resume under other settings")
         self.study.set_user_attr("settings", settings)
 
     def _space(self) -> dict[str, optuna.distributions.BaseDistribution]:

@@ -56,7 +56,7 @@ def settle(
     n_pieces = int(lengths.sum(dtype=np.int64))
     fitting = min(max(n_pieces // (STEPS_AN_EPOCH * n_processes), LEAST_PIECES), MOST_PIECES)
     batch_pieces = settings.batch_pieces or fitting
-    n_steps = -(-BatchPlan(lengths, batch_pieces=batch_pieces, seed=settings.seed).n_batches // n_processes)
+    n_steps = BatchPlan(lengths, batch_pieces=batch_pieces, seed=settings.seed).n_steps(n_processes)
     epochs = settings.epochs or min(max(-(-ENOUGH_STEPS // n_steps), LEAST_EPOCHS), MOST_EPOCHS)
     share = 1.0 if settings.from_model is None else GROWING_SHARE
     rate = settings.learning_rate or share * _fine_tuning_rate(encoder)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import set_seed
+from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.sinks import FileSink
 from khabar.inference.tagger import Tagger, load
@@ -25,6 +26,7 @@ from khabar.models.article import Article
 from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError
 from khabar.models.folder import MODEL_FILES, move_files, save_model
+from khabar.models.model import KhabarModel
 from khabar.training.bootstrap import RESAMPLES
 from khabar.training.building import build_model
 from khabar.training.calibration import calibrate
@@ -38,7 +40,7 @@ from khabar.training.processes import join_processes, on_main
 from khabar.training.provenance import public_settings, settings_yaml, versions
 from khabar.training.settings import TrainSettings
 from khabar.training.settling import SettledSettings, settle
-from khabar.training.store import remove_stores
+from khabar.training.store import ExampleStore, remove_stores
 from khabar.training.topic_scores import has_topic_gold
 
 PAPERS = ("metrics.json", "settings.yaml", "README.md")  # beside the model's files
@@ -74,19 +76,18 @@ def train(
             model to start from have become worse, in which case the new model is kept aside.
     """
     work = Path(settings.output) / "checkpoints"
-    check_output_folder(settings, work, resume=resume, overwrite=overwrite)
+    check_output_folder(settings, going_on=resume and work.exists(), overwrite=overwrite)
     checkpoints = open_run(settings, work, resume=resume)
     metrics = finish_run(settings, Material(settings), checkpoints, progress_bar=progress_bar)
     return release(settings, checkpoints.finished, {**metrics, **more_metrics}, work=checkpoints.folder)
 
 
-def check_output_folder(settings: TrainSettings, work: Path, *, resume: bool, overwrite: bool) -> None:
+def check_output_folder(settings: TrainSettings, *, going_on: bool, overwrite: bool) -> None:
     """See that no files of the output folder would be replaced that are to stay.
 
     Args:
         settings: Name the folder.
-        work: The run's working folder: one to resume that has it has been let in before.
-        resume: Whether to go on with what is there.
+        going_on: Whether a run that has a working folder there goes on: it has been let in before.
         overwrite: Whether they may be replaced.
 
     Raises:
@@ -94,7 +95,7 @@ def check_output_folder(settings: TrainSettings, work: Path, *, resume: bool, ov
     """
     folder = Path(settings.output)
     there = [name for name in (*MODEL_FILES, *PAPERS) if (folder / name).exists()]
-    if there and not overwrite and not (resume and work.exists()):
+    if there and not overwrite and not going_on:
         raise KhabarError(f"{folder} already holds {', '.join(there)}; give another --output, or --overwrite")
 
 
@@ -112,9 +113,7 @@ def open_run(settings: TrainSettings, work: Path, *, resume: bool) -> Checkpoint
 
 def settled_for(settings: TrainSettings, material: Material, *, n_processes: int) -> SettledSettings:
     """Fill in what settings leave open to the encoder and the corpora, as `learn` will."""
-    model, tokenizer = build_model(settings, material.labels)
-    examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
-    return settle(settings, model.encoder.config, examples.lengths, n_processes=n_processes)
+    return _build(settings, material, n_processes=n_processes)[0]
 
 
 def learn(
@@ -129,9 +128,7 @@ def learn(
     accelerator = make_accelerator(settings)
     on_main(lambda: checkpoints.confirm({**material.origin, "processes": accelerator.num_processes}))
     set_seed(settings.seed)
-    model, tokenizer = build_model(settings, material.labels)
-    examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
-    settled = settle(settings, model.encoder.config, examples.lengths, n_processes=accelerator.num_processes)
+    settled, model, tokenizer, examples = _build(settings, material, n_processes=accelerator.num_processes)
     run = Run(settled, accelerator, model, tokenizer, examples, material.dev, checkpoints)
     run.go(checkpoints.latest(), watcher=watcher, progress_bar=progress_bar)
     return run
@@ -205,6 +202,16 @@ def write_papers(folder: Path, metrics: Mapping[str, Any]) -> None:
     for name, text in zip(PAPERS, (as_json, settings_yaml(metrics["settings"]), render_card(metrics)), strict=True):
         with FileSink(folder / name) as sink:
             sink.write(text)
+
+
+def _build(
+    settings: TrainSettings, material: Material, *, n_processes: int
+) -> tuple[SettledSettings, KhabarModel, PreTrainedTokenizerFast, ExampleStore]:
+    """Build what a run begins with: settings that leave nothing open, model, tokenizer and examples."""
+    model, tokenizer = build_model(settings, material.labels)
+    examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
+    settled = settle(settings, model.encoder.config, examples.lengths, n_processes=n_processes)
+    return settled, model, tokenizer, examples
 
 
 def _link(source: str, target: str) -> None:
