@@ -4,8 +4,8 @@
     python benchmarks/learning_curve.py --plot FILE.json [FILE.json …] --picture FILE.png
 
 Trains on the first n of a fixed random order of gold train's articles, a smaller set inside each larger one, and
-prints F1 on gold dev in percent. Small sets get more epochs, so that all see about as many steps as they can use.
-The last epoch is taken: nothing is chosen on dev. Give an encoder that has been pretrained only.
+prints F1 on gold dev in percent, with khabar's defaults where FILE does not say otherwise. The last epoch is taken:
+nothing is chosen on dev. Give an encoder that has been pretrained only.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from khabar.training.train import train
 
 GOLD = Path(__file__).resolve().parents[2] / "shared" / "data" / "gold"
 SIZES = (100, 250, 500, 1000, 2483)
-EPOCHS, MOST_EPOCHS, ENOUGH = 10, 40, 1000  # as many epochs as let a small set pass by as often as ENOUGH articles
 MEASURES = {"entities": "entities, micro", "article": "article topics, macro", "segment": "segment topics, micro"}
 
 Point = dict[str, float]  # {"articles", "seed", "epochs", and a measure each, 0 to 1}
@@ -41,7 +40,6 @@ def point(options: argparse.Namespace, n: int, seed: int) -> Point:
     if n > len(articles):
         raise KhabarError(f"--sizes has {n:,}, gold train has {len(articles):,} articles")
     chosen = np.random.default_rng(0).permutation(len(articles))[:n].tolist()
-    epochs = min(MOST_EPOCHS, max(EPOCHS, EPOCHS * ENOUGH // n))
     with tempfile.TemporaryDirectory(prefix="khabar-curve-") as scratch:
         corpus = Path(scratch) / "train.jsonl"
         lines = [json.dumps(articles[index].to_json(), ensure_ascii=False) + "\n" for index in chosen]
@@ -50,16 +48,15 @@ def point(options: argparse.Namespace, n: int, seed: int) -> Point:
             "corpora": (str(corpus),),
             "output": str(Path(scratch) / "model"),
             "encoder": options.encoder,
-            "epochs": epochs,
             "seed": seed,
             "device": options.device,
         }
-        train(read_settings(options.config, given), progress_bar=sys.stderr.isatty())
+        trained = train(read_settings(options.config, given), progress_bar=sys.stderr.isatty())
         report = evaluate(load(given["output"], device=options.device), read_articles(options.data / "dev.jsonl"))
     return {
         "articles": n,
         "seed": seed,
-        "epochs": epochs,
+        "epochs": len(trained.metrics["history"]),
         "entities": report["entities"]["micro"]["f1"],
         "article": report["topics"]["article"]["macro"]["f1"],
         "segment": report["topics"]["segment"]["micro"]["f1"],

@@ -13,6 +13,15 @@ from torch.nn import functional
 NOTHING_REPORTED = -20.0
 
 
+class LecunLinear(nn.Linear):
+    """A linear layer whose outputs vary as much as its inputs until it is trained, at any width.
+
+    With BERT's spread of 0.02, a narrow topic head's first logits are all alike, and it learns late (docs/training.md).
+
+    Source: LeCun et al. 1998, "Efficient BackProp", section 4.6.
+    """
+
+
 class TopicHead(nn.Module):
     """Scores each segment for each topic from its pieces' mean, maximum and attention-weighted mean.
 
@@ -22,9 +31,9 @@ class TopicHead(nn.Module):
     def __init__(self, hidden_size: int, n_topics: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.attention = nn.Linear(hidden_size, 1)
-        self.dense = nn.Linear(3 * hidden_size, hidden_size)
-        self.out = nn.Linear(hidden_size, n_topics)
+        self.attention = LecunLinear(hidden_size, 1)
+        self.dense = LecunLinear(3 * hidden_size, hidden_size)
+        self.out = LecunLinear(hidden_size, n_topics)
 
     def forward(self, states: Tensor, piece_segments: Tensor, n_segments: int) -> Tensor:
         """Score segments.

@@ -17,7 +17,7 @@ import khabar.models.recurrent  # noqa: F401  # registers the recurrent encoder 
 from khabar.models import tags
 from khabar.models.config import KhabarConfig
 from khabar.models.crf import LinearChainCRF
-from khabar.models.heads import EntityHead, FirstByDefault, TopicHead, article_logits
+from khabar.models.heads import EntityHead, FirstByDefault, LecunLinear, TopicHead, article_logits
 from khabar.models.words import MAX_PROCLITICS
 
 NOT_ANNOTATED = -100  # in integer targets; float targets use NaN
@@ -82,6 +82,9 @@ class KhabarModel(PreTrainedModel):
             init.zeros_(module.bias)
             if not getattr(module.bias, "_is_hf_initialized", False):
                 init.ones_(module.bias[:1])
+        elif isinstance(module, LecunLinear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            init.zeros_(module.bias)
         else:
             super()._init_weights(module)  # type: ignore[no-untyped-call]
 

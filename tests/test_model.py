@@ -145,6 +145,14 @@ def test_an_untrained_model_cuts_no_letters_off_names(encoder_config, tokenizer)
     assert not output.proclitic_logits.argmax(-1).any()
 
 
+def test_a_new_topic_head_keeps_the_spread_of_what_it_reads(encoder_config):
+    config = KhabarConfig(encoder=encoder_config, topics=[f"t{k}" for k in range(50)], entity_labels=["X"])
+    head = KhabarModel(config).topic_head
+    read = torch.randn(2000, head.dense.in_features)
+    for linear, states in ((head.dense, read), (head.out, read[:, : head.out.in_features])):
+        assert linear(states).std().item() == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
