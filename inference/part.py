@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from khabar.models.errors import KhabarError
-from khabar.models.messages import show
+from khabar.models.messages import changes, show
 
 if sys.platform != "win32":
     import fcntl
@@ -184,15 +184,8 @@ class PartFiles:
                 f"{self.part} holds {done.n_rows:,} rows of a run that was stopped; go on with it by --resume, "
                 f"or {remove}"
             )
-        differences = [
-            f"{name} was {_shown(run.get(name))}, is {_shown(self._run.get(name))}"
-            for name in sorted({*run, *self._run})
-            if run.get(name) != self._run.get(name)
-        ]
-        if differences:
-            raise KhabarError(
-                f"{self.part} is of another run: {'; '.join(differences)}. Give what was given then, or {remove}"
-            )
+        if changed := changes(run, self._run, _shown):
+            raise KhabarError(f"{self.part} is of another run: {changed}. Give what was given then, or {remove}")
         for path, length in ((self.part, done.part_bytes), (self.errors_part, done.errors_bytes)):
             if not done.whole and (path.stat().st_size if path.exists() else 0) < length:
                 raise KhabarError(f"{path} is shorter than the {length:,} bytes its run had written; {remove}")

@@ -5,7 +5,7 @@ Turns any value into one short line. Knows nothing of where the value came from.
 
 import difflib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 _MAX_SHOWN = 60  # characters of a wrong value quoted in a message
 _MAX_NAMED = 30  # allowed names listed in a message
@@ -24,6 +24,18 @@ def show(value: object) -> str:
     # Half a surrogate pair cannot be printed: show its escape.
     quoted = quoted.encode("utf-8", "backslashreplace").decode("utf-8")
     return quoted if len(quoted) <= _MAX_SHOWN else quoted[:_MAX_SHOWN] + "…"
+
+
+def changes(before: Mapping[str, object], now: Mapping[str, object], shown: Callable[[object], str]) -> str:
+    """Name what is no longer as it was: `name was x, is y`, joined by semicolons; empty where nothing has changed.
+
+    Args:
+        before: Values by name; one that is missing is None.
+        now: Likewise.
+        shown: Puts a value into words.
+    """
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return "; ".join(f"{name} was {shown(before.get(name))}, is {shown(now.get(name))}" for name in names)
 
 
 def nearest(value: str, known: Collection[str]) -> str:

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from khabar import __version__
 from khabar.inference.sinks import FileSink
 from khabar.models.errors import KhabarError
+from khabar.models.messages import changes
 
 KEPT = 2
 _SETTINGS, _ORIGIN = "settings.json", "origin.json"
@@ -143,13 +144,11 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], refusal: s
     Raises:
         KhabarError: The refusal, and each value that has changed.
     """
-    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    if changed:
-        differences = "; ".join(f"{key} was {_given(before.get(key))}, is {_given(now.get(key))}" for key in changed)
-        raise KhabarError(f"{refusal}: {differences}")
+    if changed := changes(before, now, _given):
+        raise KhabarError(f"{refusal}: {changed}")
 
 
-def _given(value: Any) -> str:
+def _given(value: object) -> str:
     return "not given" if value is None else repr(value)
 
 
