@@ -2,28 +2,43 @@
 
     python benchmarks/workers.py [--workers 0 1 4] [--count N] [--words 250]
 
-In place of the model stands a function that at once gives the same entities and topics for all. The rest is the engine
-of `khabar score`, results included, output not. With workers, the model's process is what bounds a fast GPU; the
-workers' own work is bounded by their number. Prints processor time; other programs disturb it little.
+In place of the model stands a function that at once gives the same entities and topics for all. The rest is that of a
+run on a GPU, once from a file to a file as `khabar score` does it, once with results as objects (`tag_many`). With
+workers, the model's process is what bounds a fast GPU; the workers' own work is bounded by their number. Prints
+processor time; other programs disturb it little.
 """
 
 import argparse
 import gc
+import io
+import json
+import tempfile
 import time
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from speed import EXAMPLES, varied
 
+from khabar.inference.forward import BATCH_PIECES
+from khabar.inference.planning import LOOK_AHEAD, in_chunks
+from khabar.inference.results import TaggedArticle, unchanged
+from khabar.inference.score import score_sources
+from khabar.inference.sources import open_sources
 from khabar.inference.tagger import Tagger, load
 from khabar.models import tags
+from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
+from khabar.models.errors import KhabarError
 from khabar.models.model import KhabarModel, KhabarOutput
 from khabar.models.words import MAX_PROCLITICS
 
 WORDS_A_NAME = 12  # of news: one entity in so many words
 SURE = 8.0  # a logit
-WARM_UP = 1000  # articles
+WARM_UP = 4096  # articles
+
+T = TypeVar("T")
 
 
 class Instant:
@@ -50,34 +65,72 @@ class Instant:
         return output
 
 
-def measure(tagger: Tagger, texts: list[str]) -> tuple[float, float]:
+class AsOnGpu:
+    """A tagger on a CPU that takes articles together as one on a GPU does."""
+
+    device = "cuda"
+
+    def __init__(self, tagger: Tagger) -> None:
+        self._tagger = tagger
+
+    def map_chunks(
+        self, function: Callable[[TaggedArticle], T], chunks: Iterable[Sequence[Article]]
+    ) -> Generator[list[T | KhabarError], None, None]:
+        """Tag chunks in a GPU's batches."""
+        return self._tagger.map_chunks(function, chunks, batch_pieces=BATCH_PIECES["cuda"])
+
+
+def score_file(tagger: AsOnGpu, articles: Sequence[Article]) -> None:
+    """Score a file into another one."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        with rows.open("w", encoding="utf-8") as stream:
+            stream.writelines(
+                json.dumps({"id": str(n), "text": article.text}, ensure_ascii=False) + "\n"
+                for n, article in enumerate(articles)
+            )
+        score_sources(tagger, open_sources([rows]), Path(folder) / "results.jsonl", errors=io.BytesIO())
+
+
+def tag_objects(tagger: AsOnGpu, articles: Sequence[Article]) -> None:
+    """Tag articles as `tag_many` does, and let the results go."""
+    chunks = in_chunks(articles, lambda article: len(article.text), LOOK_AHEAD[tagger.device])
+    for _ in tagger.map_chunks(unchanged, chunks):
+        pass
+
+
+def measure(
+    work: Callable[[AsOnGpu, Sequence[Article]], None], workers: int, articles: Sequence[Article]
+) -> tuple[float, float]:
     """Give the processor seconds of this process and the seconds by the clock for one article."""
-    instant = Instant(tagger.model)
-    tagger.model.forward = instant  # type: ignore[method-assign, assignment]
-    with tagger:
-        for _ in tagger.tag_many(texts[:WARM_UP]):  # the workers start
-            pass
+    with load("embedded", device="cpu", workers=workers) as tagger:
+        instant = Instant(tagger.model)
+        tagger.model.forward = instant  # type: ignore[method-assign, assignment]
+        work(AsOnGpu(tagger), articles[:WARM_UP])  # the workers start
         gc.freeze()  # as `khabar score` does
         instant.seconds = 0.0
         cpu, clock = time.process_time(), time.perf_counter()
-        n_results = sum(1 for _ in tagger.tag_many(texts, batch_pieces=32768))
+        work(AsOnGpu(tagger), articles)
         cpu, clock = time.process_time() - cpu - instant.seconds, time.perf_counter() - clock
-    assert n_results == len(texts)
-    return cpu / n_results, clock / n_results
+        gc.unfreeze()
+    return cpu / len(articles), clock / len(articles)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--count", type=int, default=6000, help="articles of a run")
+    parser.add_argument("--count", type=int, default=8192, help="articles of a run")
     parser.add_argument("--words", type=int, default=250, help="mean length of an article")
     options = parser.parse_args()
-    texts = list(varied([article.text for article in read_articles(EXAMPLES)], options.count, options.words))
-    print("| workers | ms an article of this process | articles/s it could do | ms by the clock |")
-    print("|---|---|---|---|")
+    torch.set_num_threads(1)  # one pass at a time, as on a GPU
+    texts = varied([article.text for article in read_articles(EXAMPLES)], options.count, options.words)
+    articles = [Article(text=text) for text in texts]
+    print("| | workers | ms an article of this process | articles/s it could do | ms by the clock |")
+    print("|---|---|---|---|---|")
     for workers in options.workers:
-        cpu, clock = measure(load("embedded", device="cpu", workers=workers), texts)
-        print(f"| {workers} | {1000 * cpu:.2f} | {1 / cpu:,.0f} | {1000 * clock:.2f} |", flush=True)
+        for name, work in (("file to file", score_file), ("objects", tag_objects)):
+            cpu, clock = measure(work, workers, articles)
+            print(f"| {name} | {workers} | {1000 * cpu:.2f} | {1 / cpu:,.0f} | {1000 * clock:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

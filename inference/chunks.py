@@ -1,23 +1,26 @@
 """Scores rows chunk by chunk, the same chunks whenever the rows are the same, and tells how far it has come.
 
-Turns placed rows into chunks of results and bad rows. Knows a tagger by tag_chunks; writes nothing.
+Turns placed rows into chunks of results and bad rows. Knows a tagger by map_chunks; writes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from khabar.inference.part import Done
-from khabar.inference.planning import in_chunks
+from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.results import TaggedArticle
 from khabar.inference.sources import BadRow, PlacedRow
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
+
+T = TypeVar("T")
 
 MAX_CHARACTERS = 300_000  # tagging as many takes about 2 GB of memory
 
@@ -25,25 +28,30 @@ MAX_CHARACTERS = 300_000  # tagging as many takes about 2 GB of memory
 class ChunkTagger(Protocol):
     """Whatever tags lists of articles, each by itself, in order; khabar's Tagger is one."""
 
-    def tag_chunks(
-        self, chunks: Iterable[Sequence[Article]], /
-    ) -> Generator[list[TaggedArticle | KhabarError], None, None]:
-        """Give a list of results for each list of articles."""
+    @property
+    def device(self) -> str:
+        """Kind of device, by which rows are cut into chunks: `cpu` or `cuda`."""
+        ...
+
+    def map_chunks(
+        self, function: Callable[[TaggedArticle], T], chunks: Iterable[Sequence[Article]], /
+    ) -> Generator[list[T | KhabarError], None, None]:
+        """Give a list for each list of articles: what the function makes of each result."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredChunk:
+class ScoredChunk(Generic[T]):
     """What came of some rows.
 
     Attributes:
-        results: Results, in the rows' order.
+        results: What was made of the results, in the rows' order.
         stories: For each, the id of the first article that tells the same story; None where nobody asked.
         bad_rows: The rows that could not be scored, in their order.
         done: All rows so far, these included; the lengths of files are not known here.
     """
 
-    results: Sequence[TaggedArticle]
+    results: Sequence[T]
     stories: Sequence[str | None]
     bad_rows: Sequence[BadRow]
     done: Done
@@ -51,17 +59,19 @@ class ScoredChunk:
 
 def score_chunks(
     tagger: ChunkTagger,
+    function: Callable[[TaggedArticle], T],
     rows: Iterable[PlacedRow],
     *,
     done: Done,
     max_characters: int = MAX_CHARACTERS,
     group_duplicates: bool = False,
     strict: bool = False,
-) -> Generator[ScoredChunk, None, None]:
+) -> Generator[ScoredChunk[T], None, None]:
     """Score rows, without those that are done.
 
     Args:
         tagger: Gives the results.
+        function: What to make of each.
         rows: What `read_placed_rows` yields, from the first row on.
         done: How far an earlier run over the same rows has come; `Done()` for not at all.
         max_characters: Longest text; a longer one is a bad row.
@@ -72,8 +82,9 @@ def score_chunks(
         KhabarError: At the first bad row, if `strict`; or if the rows are others than those that were done.
         MissingExtraError: If grouping needs a package that is not installed.
     """
-    reader = _Reader(done, max_characters=max_characters, group_duplicates=group_duplicates, strict=strict)
-    with closing(tagger.tag_chunks(reader.articles(rows))) as tagged:
+    cut = partial(cut_rows, device=tagger.device, max_characters=max_characters, strict=strict)
+    reader = _Reader(done, cut, group_duplicates=group_duplicates, strict=strict)
+    with closing(tagger.map_chunks(function, reader.articles(rows))) as tagged:
         for results in tagged:
             chunk = reader.scored(results)
             done = replace(
@@ -85,12 +96,13 @@ def score_chunks(
 
 
 def cut_rows(
-    rows: Iterable[PlacedRow], *, max_characters: int = MAX_CHARACTERS, strict: bool = False
+    rows: Iterable[PlacedRow], *, device: str, max_characters: int = MAX_CHARACTERS, strict: bool = False
 ) -> Iterator[list[PlacedRow]]:
     """Cut rows into the chunks they are scored in. Rows from where a chunk begins are cut in the same places.
 
     Args:
         rows: What `read_placed_rows` yields.
+        device: Kind of device on which they are scored, `cpu` or `cuda`.
         max_characters: Longest text; a longer one becomes a bad row.
         strict: Stop at the first bad row.
 
@@ -105,7 +117,7 @@ def cut_rows(
                 raise KhabarError(str(placed.row))
             yield placed
 
-    return in_chunks(checked(), _n_characters)
+    return in_chunks(checked(), _n_characters, LOOK_AHEAD[device])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +132,16 @@ class _Read:
 class _Reader:
     """Reads rows into chunks and keeps what else belongs to each until its results are there."""
 
-    def __init__(self, done: Done, *, max_characters: int, group_duplicates: bool, strict: bool) -> None:
+    def __init__(
+        self,
+        done: Done,
+        cut: Callable[[Iterable[PlacedRow]], Iterator[list[PlacedRow]]],
+        *,
+        group_duplicates: bool,
+        strict: bool,
+    ) -> None:
         self._done = done
-        self._max_characters = max_characters
+        self._cut = cut
         self._strict = strict
         self._stories = _Stories() if group_duplicates else None
         self._waiting: deque[_Read] = deque()
@@ -130,7 +149,7 @@ class _Reader:
     def articles(self, rows: Iterable[PlacedRow]) -> Iterator[list[Article]]:
         """Give each chunk's articles, from the first row that is not done."""
         before, n_rows, digest = self._done, 0, ""
-        for chunk in cut_rows(rows, max_characters=self._max_characters, strict=self._strict):
+        for chunk in self._cut(rows):
             # Done rows are read again, as cheaply as can be: to see that they are the same, and for their stories.
             n_rows, digest = n_rows + len(chunk), _digest(digest, chunk)
             stories = [self._story(placed.row) for placed in chunk]
@@ -142,10 +161,10 @@ class _Reader:
         if n_rows < before.n_rows:
             raise _other_rows(before)
 
-    def scored(self, results: Sequence[TaggedArticle | KhabarError]) -> ScoredChunk:
+    def scored(self, results: Sequence[T | KhabarError]) -> ScoredChunk[T]:
         """Put the oldest waiting chunk together with its results."""
         read = self._waiting.popleft()
-        tagged: list[tuple[TaggedArticle, str | None]] = []
+        tagged: list[tuple[T, str | None]] = []
         bad_rows: list[BadRow] = []
         left = iter(results)
         for placed, story in zip(read.rows, read.stories, strict=True):

@@ -6,7 +6,7 @@ Turns lists of articles into lists of results, in order. Holds a few chunks at a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 from khabar.inference.decode import Labels
 from khabar.inference.forward import Forward, Pass, Work
-from khabar.inference.results import TaggedArticle
+from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.stages import Closed, Step, run_stages
 from khabar.inference.threads import done_at_once, lanes
 from khabar.inference.workers import Workers, result_of
@@ -26,7 +26,7 @@ from khabar.models.errors import KhabarError
 CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
 QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each pass that runs beside another
 
-Result = TaggedArticle | KhabarError
+Finish = Callable[[TaggedArticle], Any]  # what becomes of a result, where it is read
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class _Chunk:
     """Articles that came together, and their results as they come in."""
 
     articles: Sequence[Article]
-    results: dict[int, Result] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class _Decoding:
 
     chunk: _Chunk
     indices: Sequence[int]
-    decoded: Future[list[TaggedArticle]] | list[Result]
+    decoded: Future[list[Any]] | list[KhabarError]
 
 
 class Engine:
@@ -77,12 +77,13 @@ class Engine:
         passes: The model's forward passes, of this engine alone.
         labels: The model's.
         workers: What encodes the texts and reads the results.
+        finish: What becomes of each result, where it is read.
     """
 
-    def __init__(self, passes: Forward, labels: Labels, workers: Workers) -> None:
-        self._passes, self._labels, self._workers = passes, labels, workers
+    def __init__(self, passes: Forward, labels: Labels, workers: Workers, finish: Finish = unchanged) -> None:
+        self._passes, self._labels, self._workers, self._finish = passes, labels, workers, finish
 
-    def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Result]]:
+    def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Any]]:
         """Tag chunks as they come. They are read in the caller's thread, a few ahead.
 
         Yields:
@@ -101,12 +102,11 @@ class Engine:
             queue_length=QUEUE_LENGTH + more + at_once - 1,
         )
 
-    def run_one(self, article: Article) -> Result:
+    def run_one(self, article: Article) -> Any:
         """Tag one article in the caller's thread."""
         items: Iterator[Any] = iter([[article]])
         for step in self._steps:
             items = step(items)
-        results: list[Result]
         (results,) = items
         return results[0]
 
@@ -146,11 +146,11 @@ class Engine:
                 continue
             articles = [chunk.articles[index] for index in done.work.indices]
             logits = done.logits()
-            decoded: Future[list[TaggedArticle]] | list[Result]
+            decoded: Future[list[Any]] | list[KhabarError]
             if logits is None:
                 decoded = [self._passes.too_long(article.text) for article in articles]
             else:
-                decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels)
+                decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels, self._finish)
             yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 
     def _share_out(self, works: Iterator[_Planned]) -> Iterator[Future[list[_Decoding]]]:
@@ -178,7 +178,7 @@ class Engine:
         for future in futures:
             yield from future.result()
 
-    def _gather(self, decodings: Iterator[_Decoding]) -> Iterator[list[Result]]:
+    def _gather(self, decodings: Iterator[_Decoding]) -> Iterator[list[Any]]:
         """Put each chunk's results in its articles' order."""
         for decoding in decodings:
             chunk, decoded = decoding.chunk, decoding.decoded

@@ -23,7 +23,7 @@ from khabar.models.model import KhabarModel, KhabarOutput
 
 log = logging.getLogger(__name__)
 
-BATCH_PIECES = {"cpu": 2048, "cuda": 32768}  # a CPU: what its caches hold
+BATCH_PIECES = {"cpu": 2048, "cuda": 65536}  # a CPU: what its caches hold
 # How memory that runs out shows where it is no OutOfMemoryError: a CPU's, and that of CUDA's own libraries.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
 

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from khabar.models.windows import lay_windows
 
 T = TypeVar("T")
 
-LOOK_AHEAD = 512  # items in a chunk
-LOOK_AHEAD_CHARACTERS = 2_000_000
+
+@dataclass(frozen=True, kw_only=True)
+class LookAhead:
+    """What is read of a stream before it is cut into batches: so many articles, or, if that is less, characters."""
+
+    articles: int
+    characters: int
+
+
+# A CPU's batches are small, and people see its results come. A GPU takes milliseconds to be told of a batch, however
+# few articles are in it: of 512, those of like length do not fill one.
+LOOK_AHEAD = {
+    "cpu": LookAhead(articles=512, characters=2_000_000),
+    "cuda": LookAhead(articles=2048, characters=8_000_000),
+}
 MAX_PADDING = 0.05  # of a batch, unless it is small
 SMALL = 16  # a batch below this part of its most pieces is small: many tiny batches cost more than padding
 
@@ -59,22 +73,20 @@ def plan_batches(
     return batches
 
 
-def in_chunks(items: Iterable[T], n_characters: Callable[[T], int]) -> Iterator[list[T]]:
+def in_chunks(items: Iterable[T], n_characters: Callable[[T], int], look_ahead: LookAhead) -> Iterator[list[T]]:
     """Cut a stream into chunks to plan batches over; where they end depends on the items alone.
 
     Args:
         items: Any iterable; a chunk is given as soon as its last item is read.
         n_characters: How long an item is.
-
-    Yields:
-        Up to `LOOK_AHEAD` items, fewer where they are so long that they would fill the memory.
+        look_ahead: Most items of a chunk, and the characters at which it ends before.
     """
     chunk: list[T] = []
     length = 0
     for item in items:
         chunk.append(item)
         length += n_characters(item)
-        if len(chunk) == LOOK_AHEAD or length >= LOOK_AHEAD_CHARACTERS:
+        if len(chunk) == look_ahead.articles or length >= look_ahead.characters:
             yield chunk
             chunk, length = [], 0
     if chunk:

@@ -5,26 +5,23 @@ Joins sources, a tagger and outputs: a file, with part files that another run ca
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from khabar.inference.chunks import MAX_CHARACTERS, ChunkTagger, ScoredChunk, score_chunks
+from khabar.inference.lines import ResultFormat, ResultLine, json_line, result_line
 from khabar.inference.outputs import output_format, write_output
 from khabar.inference.part import Done, PartFiles
 from khabar.inference.progress import Progress
-from khabar.inference.render import render
-from khabar.inference.results import TaggedArticle
 from khabar.inference.run_identity import describe_run
 from khabar.inference.sinks import check_output, is_special
 from khabar.inference.sources import PlacedRow, Source, read_placed_rows
 from khabar.models.errors import KhabarError
-
-ResultFormat = Literal["json", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,20 +154,20 @@ class _Run:
         self._strict = strict
 
     def into_stream(self, rows: Iterable[PlacedRow], stream: BinaryIO, errors: BinaryIO) -> ScoreSummary:
-        def write(chunk: ScoredChunk) -> None:
+        def write(chunk: ScoredChunk[ResultLine]) -> None:
             # Bad rows go to people, who look at them while results come.
-            errors.write(b"".join(_line(str(row)) for row in chunk.bad_rows))
+            errors.write(b"".join(f"{row}\n".encode() for row in chunk.bad_rows))
             errors.flush()
-            stream.write(self._results(chunk))
+            stream.write(_lines(chunk))
             stream.flush()
 
         started = time.perf_counter()
         return _summary(Done(), self._score(rows, Done(), write), started)
 
     def into_parts(self, rows: Iterable[PlacedRow], parts: PartFiles) -> ScoreSummary:
-        def write(chunk: ScoredChunk) -> None:
+        def write(chunk: ScoredChunk[ResultLine]) -> None:
             bad_rows = b"".join(json_line(row.to_json()) for row in chunk.bad_rows)
-            parts.write(self._results(chunk), bad_rows, chunk.done)
+            parts.write(_lines(chunk), bad_rows, chunk.done)
 
         started, before = time.perf_counter(), parts.done
         if not before.whole:
@@ -178,10 +175,11 @@ class _Run:
         parts.finish()
         return _summary(before, parts.done, started)
 
-    def _score(self, rows: Iterable[PlacedRow], before: Done, write: Callable[[ScoredChunk], None]) -> Done:
+    def _score(self, rows: Iterable[PlacedRow], before: Done, write: Callable[[ScoredChunk[ResultLine]], None]) -> Done:
         done = before
         chunks = score_chunks(
             self._tagger,
+            partial(result_line, result_format=self.options.result_format),
             rows,
             done=before,
             max_characters=self.options.max_characters,
@@ -195,22 +193,9 @@ class _Run:
                 done = chunk.done
         return done
 
-    def _results(self, chunk: ScoredChunk) -> bytes:
-        pairs = zip(chunk.results, chunk.stories, strict=True)
-        return b"".join(_line(self._shown(result, story)) for result, story in pairs)
 
-    def _shown(self, result: TaggedArticle, story: str | None) -> str:
-        if self.options.result_format == "text":
-            return render(result) + "\n"
-        row = result.to_json()
-        if story is not None:
-            row = {"id": row.pop("id"), "story": story, **row}
-        return _dumps(row)
-
-
-def json_line(row: object) -> bytes:
-    """Give a JSON value as the line that stands for it in a file of results."""
-    return _line(_dumps(row))
+def _lines(chunk: ScoredChunk[ResultLine]) -> bytes:
+    return b"".join(line.whole(story) for line, story in zip(chunk.results, chunk.stories, strict=True))
 
 
 def _summary(before: Done, done: Done, started: float) -> ScoreSummary:
@@ -220,14 +205,6 @@ def _summary(before: Done, done: Done, started: float) -> ScoreSummary:
         n_before=before.n_articles,
         seconds=time.perf_counter() - started,
     )
-
-
-def _dumps(row: object) -> str:
-    return json.dumps(row, ensure_ascii=False)
-
-
-def _line(text: str) -> bytes:
-    return text.encode("utf-8") + b"\n"
 
 
 def _rename(part: Path, target: Path) -> None:

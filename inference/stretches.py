@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from khabar.inference.chunks import ChunkTagger, cut_rows, score_chunks
+from khabar.inference.lines import json_line, result_line
 from khabar.inference.outputs import write_output
 from khabar.inference.part import Done
-from khabar.inference.score import json_line
 from khabar.inference.sources import PlacedRow, Source, read_placed_rows
 from khabar.models.errors import KhabarError
 
@@ -146,7 +146,7 @@ def read_stretches(source: Source, number: int, n_before: int, rules: Rules) -> 
     try:
         os.chdir(rules.directory)  # bad rows name their file as the user wrote it
         rows = read_placed_rows([source], n_before=n_before)
-        for chunk in cut_rows(rows, max_characters=rules.max_characters, strict=rules.strict):
+        for chunk in cut_rows(rows, device="cpu", max_characters=rules.max_characters, strict=rules.strict):
             if len(chunks) == rules.chunks_in_stretch:
                 n_stretches += 1
                 yield stretch(last=False)
@@ -199,13 +199,14 @@ class StretchScorer:
         with (work / "lines").open("wb") as lines, (work / "bad_rows").open("wb") as bad_lines:
             chunks = score_chunks(
                 self._tagger,
+                result_line,
                 stretch.rows,
                 done=done,
                 max_characters=self._rules.max_characters,
                 strict=self._rules.strict,
             )
             for chunk in chunks:
-                lines.writelines(json_line(result.to_json()) for result in chunk.results)
+                lines.writelines(line.whole() for line in chunk.results)
                 bad_lines.writelines(json_line(row.to_json()) for row in chunk.bad_rows)
                 done = chunk.done
             for stream in (lines, bad_lines):

@@ -5,22 +5,22 @@ Loads a model and puts the engine behind a few plain calls. Knows nothing of fil
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self, TypeVar, get_args
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.compiled import compile_encoder
 from khabar.inference.decode import Labels
-from khabar.inference.engine import Engine, Result
+from khabar.inference.engine import Engine, Finish
 from khabar.inference.forward import Forward
 from khabar.inference.onnx_model import OnnxEncoder, load_onnx
-from khabar.inference.planning import in_chunks
-from khabar.inference.results import TaggedArticle
+from khabar.inference.planning import LOOK_AHEAD, in_chunks
+from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.runtimes import Precision, Runtime
 from khabar.inference.workers import TextWork, Workers
 from khabar.models.article import Article
@@ -32,6 +32,9 @@ from khabar.models.model import KhabarModel
 
 MOST_AT_ONCE = 8  # forward passes on a CPU: each holds its batch's states, and torch may count too many cores
 PRECISIONS, RUNTIMES = get_args(Precision), get_args(Runtime)
+
+T = TypeVar("T")
+Result = TaggedArticle | KhabarError
 
 
 def load(
@@ -89,7 +92,7 @@ class Tagger:
         model: A model in evaluation mode, on the device it is to run on.
         tokenizer: Its tokenizer.
         bf16: Whether the model's products are computed in bfloat16.
-        workers: Processes that encode texts and read results for `tag_many` and `tag_chunks`.
+        workers: Processes that encode texts and read results for `tag_many`, `tag_chunks` and `map_chunks`.
         compiled: Whether the model's encoder is compiled with torch.compile, in place, before this returns.
 
     Raises:
@@ -175,7 +178,7 @@ class Tagger:
         """
         if isinstance(articles, str):
             raise KhabarError("articles is a str; allowed: a list or another iterable of texts, or tag() for one text")
-        chunks = in_chunks(map(_article, articles), lambda article: len(article.text))
+        chunks = in_chunks(map(_article, articles), lambda article: len(article.text), LOOK_AHEAD[self.device])
         with closing(self.tag_chunks(chunks, batch_pieces=batch_pieces)) as tagged:
             for results in tagged:
                 yield from map(_or_raise, results)
@@ -197,13 +200,37 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: If a text is not valid Unicode.
         """
+        yield from self.map_chunks(unchanged, chunks, batch_pieces=batch_pieces)
+
+    def map_chunks(
+        self,
+        function: Callable[[TaggedArticle], T],
+        chunks: Iterable[Sequence[str | Article]],
+        *,
+        batch_pieces: int | None = None,
+    ) -> Generator[list[T | KhabarError], None, None]:
+        """Tag lists of articles as `tag_chunks` does, and give what a function makes of each result.
+
+        With workers it runs in them, so that this process need not hold the results themselves: unpacking those
+        costs it more than anything else.
+
+        Args:
+            function: Takes a result; with workers, one that pickle takes.
+            chunks: As in `tag_chunks`.
+            batch_pieces: As in `tag_many`.
+
+        Raises:
+            As `tag_chunks`, and whatever the function raises.
+        """
         at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if self._shares_out else 1
-        engine = self._engine(self._workers, batch_pieces, at_once)
+        engine = self._engine(self._workers, function, batch_pieces, at_once)
         yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
 
-    def _engine(self, workers: Workers, batch_pieces: int | None = None, at_once: int = 1) -> Engine:
+    def _engine(
+        self, workers: Workers, finish: Finish = unchanged, batch_pieces: int | None = None, at_once: int = 1
+    ) -> Engine:
         passes = Forward(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16, at_once=at_once)
-        return Engine(passes, Labels.of(self.model.config), workers)
+        return Engine(passes, Labels.of(self.model.config), workers, finish)
 
 
 def _article(item: str | Article) -> Article:

@@ -346,6 +346,11 @@ def test_a_band_includes_its_low_end_and_not_its_high_end(tiny_model, tokenizer)
         assert (topic in tagger.tag(TEXTS[0]).uncertain) == inside
 
 
+def as_written(tagger):
+    """Results with four digits: of the same weights elsewhere in memory, some processors' products differ in the last."""
+    return [result.to_json() for result in tagger.tag_many(TEXTS)]
+
+
 def test_a_calibrated_model_gives_the_same_after_saving(tiny_model, tokenizer, tmp_path):
     topics = tiny_model.config.topics
     calibrated(
@@ -356,7 +361,7 @@ def test_a_calibrated_model_gives_the_same_after_saving(tiny_model, tokenizer, t
     )
     save_model(tiny_model, tokenizer, tmp_path / "model")
     again = load(tmp_path / "model", device="cpu")
-    assert list(again.tag_many(TEXTS)) == list(Tagger(tiny_model, tokenizer).tag_many(TEXTS))
+    assert as_written(again) == as_written(Tagger(tiny_model, tokenizer))
     assert again.model.config.topic_bands == {topics[0]: [0.2, 0.7]}
 
 
@@ -367,7 +372,7 @@ def test_a_config_from_before_calibration_still_loads(tiny_model_folder, tiny_mo
         del config[key]
     path.write_text(json.dumps(config), encoding="utf-8")
     tagger = load(tiny_model_folder, device="cpu")
-    assert list(tagger.tag_many(TEXTS)) == list(Tagger(tiny_model, tokenizer).tag_many(TEXTS))
+    assert as_written(tagger) == as_written(Tagger(tiny_model, tokenizer))
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ def tagged(article):
 
 class Tagger:
     device = "cpu"
-    def tag_chunks(self, chunks):
+    def map_chunks(self, function, chunks):
         for chunk in chunks:
-            yield [tagged(article) for article in chunk]
+            yield [function(tagged(article)) for article in chunk]
     def __enter__(self):
         return self
     def __exit__(self, *_):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from khabar.inference.forward import BATCH_PIECES
-from khabar.inference.planning import in_chunks, plan_batches
+from khabar.inference.planning import LOOK_AHEAD, in_chunks, plan_batches
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
 from khabar.models.batch import WindowSettings, collate
@@ -287,21 +287,23 @@ def test_a_gpu_that_runs_out_of_memory_goes_on(tiny_model, tokenizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_pieces", BATCH_PIECES.values())
-def test_little_of_what_the_model_reads_of_real_news_is_padding(shared_data, batch_pieces):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_little_of_what_the_model_reads_of_real_news_is_padding(shared_data, device):
     zstandard = pytest.importorskip("zstandard", reason="needs khabar[formats]")
     tagger = load(device="cpu")
     with zstandard.open(shared_data / "text" / "news.txt.zst", "rt", encoding="utf-8") as stream:
-        articles = [list(lines) for blank, lines in itertools.groupby(itertools.islice(stream, 20_000), str.isspace)]
-    texts = ["".join(lines) for lines in articles if not lines[0].isspace()][:1024]
-    assert len(texts) == 1024
+        articles = [list(lines) for blank, lines in itertools.groupby(itertools.islice(stream, 50_000), str.isspace)]
+    texts = ["".join(lines) for lines in articles if not lines[0].isspace()][:2048]
+    assert len(texts) == 2048
     n_filled = n_pieces = 0
     config = tagger.model.config
     windows = WindowSettings.from_tokenizer(tagger.tokenizer, window=config.window, stride=config.stride)
-    for chunk in in_chunks(texts, len):
+    for chunk in in_chunks(texts, len, LOOK_AHEAD[device]):
         encoded = encode_articles(chunk, tagger.tokenizer, max_segment_words=config.max_segment_words)
         lengths = [article.n_pieces for article in encoded]
-        for indices in plan_batches(lengths, window=config.window, stride=config.stride, batch_pieces=batch_pieces):
+        for indices in plan_batches(
+            lengths, window=config.window, stride=config.stride, batch_pieces=BATCH_PIECES[device]
+        ):
             batch = collate([encoded[index] for index in indices], windows)
             n_filled += int(batch.attention_mask.sum())
             n_pieces += batch.attention_mask.numel()

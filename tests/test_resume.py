@@ -29,23 +29,25 @@ def encoder_config(bert_config):
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(planning, "LOOK_AHEAD", 8)
+    monkeypatch.setitem(planning.LOOK_AHEAD, "cpu", planning.LookAhead(articles=8, characters=1_000_000))
 
 
 class Tagger:
     """Tags like any other; gives out after so many chunks, and counts what it is given."""
+
+    device = "cpu"
 
     def __init__(self, n_chunks=None, error=None):
         self.n_chunks = n_chunks
         self.error = error or RuntimeError("gave out")
         self.n_articles = 0
 
-    def tag_chunks(self, chunks):
+    def map_chunks(self, function, chunks):
         for number, chunk in enumerate(chunks):
             if number == self.n_chunks:
                 raise self.error
             self.n_articles += len(chunk)
-            yield [nothing_found(article) for article in chunk]
+            yield [function(nothing_found(article)) for article in chunk]
 
 
 def text(number):

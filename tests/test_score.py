@@ -38,21 +38,25 @@ def tagged(article: Article) -> TaggedArticle:
 class FakeTagger:
     """Reads a chunk ahead, as a real one does, and is short of memory for what tells of it."""
 
-    def tag_chunks(self, chunks):
+    device = "cpu"
+
+    def map_chunks(self, function, chunks):
         held = []
         for chunk in chunks:
-            held.append([KhabarError("too little memory") if "ذاكرة" in a.text else tagged(a) for a in chunk])
+            held.append([KhabarError("too little memory") if "ذاكرة" in a.text else function(tagged(a)) for a in chunk])
             if len(held) == 2:
                 yield held.pop(0)
         yield from held
 
 
 class FailingTagger:
+    device = "cpu"
+
     def __init__(self, error):
         self.error = error
 
-    def tag_chunks(self, chunks):
-        yield [tagged(article) for article in next(iter(chunks))]
+    def map_chunks(self, function, chunks):
+        yield [function(tagged(article)) for article in next(iter(chunks))]
         raise self.error
 
 

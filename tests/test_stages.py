@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from khabar.inference.planning import in_chunks, plan_batches
+from khabar.inference.planning import LookAhead, in_chunks, plan_batches
 from khabar.inference.stages import run_stages
 from khabar.models.windows import lay_windows
 
@@ -155,7 +155,7 @@ def test_a_caller_that_leaves_early_ends_the_steps():
     [([], []), ([1] * 5, [5]), ([1] * 1025, [512, 512, 1]), ([3_000_000, 1, 1_999_999, 1], [1, 2, 1])],
 )
 def test_chunks_are_bounded_in_items_and_characters(lengths, sizes):
-    chunks = list(in_chunks(lengths, lambda length: length))
+    chunks = list(in_chunks(lengths, lambda length: length, LookAhead(articles=512, characters=2_000_000)))
     assert [len(chunk) for chunk in chunks] == sizes
     assert [item for chunk in chunks for item in chunk] == lengths
 

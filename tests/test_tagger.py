@@ -102,7 +102,7 @@ def test_an_endless_stream_is_tagged_as_it_comes(tagger):
 
     results = list(itertools.islice(tagger.tag_many(endless()), 300))
     assert [result.id for result in results] == [str(index) for index in range(300)]
-    assert n_read == CHUNKS_AHEAD * LOOK_AHEAD
+    assert n_read == CHUNKS_AHEAD * LOOK_AHEAD["cpu"].articles
 
 
 def test_nothing_of_a_very_long_article_is_cut(tagger, monkeypatch):

@@ -1,5 +1,6 @@
 """Processes beside the model's: the same results, errors from them, and processes that always end."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -7,8 +8,10 @@ import sys
 
 import psutil
 import pytest
+from fakes import process_of
 from inputs import json_lines, write
 
+from khabar.inference.lines import result_line
 from khabar.inference.tagger import Tagger
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
@@ -47,6 +50,14 @@ def test_workers_give_what_one_process_gives(crew, tiny_model, tokenizer):
     crew.close()
     assert not children()
     assert list(crew.tag_chunks(CHUNKS[:3])) == expected[:3], "it can be used again"
+
+
+def test_what_is_made_of_results_is_made_in_the_workers(crew):
+    expected = [[result_line(result) for result in chunk] for chunk in crew.tag_chunks(CHUNKS)]
+    assert list(crew.map_chunks(result_line, CHUNKS)) == expected
+    (pids,) = crew.map_chunks(process_of, [[*CHUNKS[5]]])
+    assert os.getpid() not in pids
+    assert gc.isenabled()
 
 
 def test_what_a_worker_cannot_take_is_raised_in_its_place(crew):

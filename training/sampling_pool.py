@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from khabar.inference.chunks import MAX_CHARACTERS, score_chunks
+from khabar.inference.lines import json_line
 from khabar.inference.part import Done
 from khabar.inference.progress import Progress
-from khabar.inference.results import TaggedArticle
-from khabar.inference.score import json_line
+from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.sources import BadRow, PlacedRow
 from khabar.inference.tagger import Tagger
 from khabar.models.article import Article, Entity, Segment, parse_article
@@ -91,7 +91,7 @@ def sample_articles(
     by_topics, by_entities = array("d"), array("d")
     bad_rows: list[BadRow] = []
     with _Shelf() as shelf:
-        with closing(score_chunks(tagger, rows, done=Done(), max_characters=max_characters)) as chunks:
+        with closing(score_chunks(tagger, unchanged, rows, done=Done(), max_characters=max_characters)) as chunks:
             for chunk in chunks:
                 bad_rows += chunk.bad_rows
                 for result in chunk.results:

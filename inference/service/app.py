@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from khabar import __version__
-from khabar.inference.engine import Result
 from khabar.inference.service.access import Tokens, read_tokens
 from khabar.inference.service.batcher import Batcher, ScoringError
 from khabar.inference.service.bodies import BodyReader
@@ -29,7 +28,7 @@ from khabar.inference.service.metrics import Metrics
 from khabar.inference.service.page import page_routes
 from khabar.inference.service.schemas import HealthAnswer, ModelAnswer, TagAnswer, errors, request_body
 from khabar.inference.service.settings import ServiceSettings
-from khabar.inference.tagger import Tagger
+from khabar.inference.tagger import Result, Tagger
 from khabar.models.errors import KhabarError
 
 _WARM_UP = "خبر"

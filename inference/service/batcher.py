@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from khabar.inference.engine import Result
 from khabar.inference.service.errors import busy, stopping
-from khabar.inference.tagger import Tagger
+from khabar.inference.tagger import Result, Tagger
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 

@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from khabar.inference.engine import Result
 from khabar.inference.service.app import Service, create_app
 from khabar.inference.service.server import build_server, listen
 from khabar.inference.service.settings import ServiceSettings
-from khabar.inference.tagger import Tagger
+from khabar.inference.tagger import Result, Tagger
 from khabar.models.article import Article
 from khabar.models.model import KhabarModel
 

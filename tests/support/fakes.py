@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from khabar.inference.results import TaggedArticle
 
 
@@ -19,7 +21,14 @@ def nothing_found(article):
     )
 
 
+def process_of(_result):
+    """Where a result is read."""
+    return os.getpid()
+
+
 class FakeTagger:
-    def tag_chunks(self, chunks):
+    device = "cpu"
+
+    def map_chunks(self, function, chunks):
         for chunk in chunks:
-            yield [nothing_found(article) for article in chunk]
+            yield [function(nothing_found(article)) for article in chunk]

@@ -17,7 +17,7 @@ from khabar.inference.score import ScoreOptions, score_sources
 from khabar.inference.sources import open_sources
 
 MODEL, INPUT, OUTPUT, MOMENTS = sys.argv[1:]
-planning.LOOK_AHEAD = 8
+planning.LOOK_AHEAD["cpu"] = planning.LookAhead(articles=8, characters=1_000_000)
 OUT = Path(OUTPUT)
 
 
