@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from khabar.inference.compiled import compile_encoder
 from khabar.inference.decode import Labels
 from khabar.inference.engine import Engine, Finish
-from khabar.inference.forward import Forward
+from khabar.inference.forward import Forward, hold_products_in_bf16
 from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.results import TaggedArticle, unchanged
@@ -54,8 +54,9 @@ def load(
         runtime: `torch`; `compiled`, the same through torch.compile: a transformer that is faster on one core, once
             half a minute or more has made it so; or `onnx` for a folder that `khabar export` wrote, which runs on the
             CPU.
-        precision: `fp32`; `bf16`, about twice as fast on a processor with AMX and slower on one without bfloat16; or
-            `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of its own and takes `auto`.
+        precision: `fp32`; `bf16`, about twice as fast on a processor with AMX or AVX512-BF16 and slower on one with
+            neither; or `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of its own and takes
+            `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
             process can prepare them. Each takes a few hundred MB. A CPU has no use for them.
 
@@ -80,6 +81,8 @@ def load(
     loaded, tokenizer = load_model(folder)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps torch's `to` without its types
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
+    if bf16:
+        hold_products_in_bf16(loaded)
     return Tagger(loaded, tokenizer, bf16=bf16, workers=workers, compiled=runtime == "compiled")
 
 

@@ -68,7 +68,7 @@ def score(
     ] = "torch",
     precision: Annotated[
         Precision,
-        typer.Option(help="bf16 is faster on processors with AMX; auto: bf16 on a GPU, fp32 on a CPU."),
+        typer.Option(help="bf16 is faster on processors with AMX or AVX512-BF16; auto: bf16 on a GPU, fp32 on a CPU."),
     ] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be scored.")] = False,
     max_characters: Annotated[

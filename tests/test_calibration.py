@@ -347,7 +347,7 @@ def test_a_band_includes_its_low_end_and_not_its_high_end(tiny_model, tokenizer)
 
 
 def as_written(tagger):
-    """Results with four digits: of the same weights elsewhere in memory, some processors' products differ in the last."""
+    """Results with four digits: with weights elsewhere in memory, some processors' products differ in the last."""
     return [result.to_json() for result in tagger.tag_many(TEXTS)]
 
 
