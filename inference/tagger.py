@@ -218,12 +218,13 @@ class Tagger:
         costs it more than anything else.
 
         Args:
-            function: Takes a result; with workers, one that pickle takes.
+            function: Takes a result; with workers, one at the top of a module, or a `functools.partial` of one.
             chunks: As in `tag_chunks`.
             batch_pieces: As in `tag_many`.
 
         Raises:
             As `tag_chunks`, and whatever the function raises.
+            KhabarError: If there are workers, and the function cannot be sent to them.
         """
         at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if self._shares_out else 1
         engine = self._engine(self._workers, function, batch_pieces, at_once)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -114,7 +115,13 @@ class Workers:
         labels: Labels,
         finish: Callable[[TaggedArticle], Any],
     ) -> Future[list[Any]]:
-        """Begin to read results and finish them; with processes, by a function that pickle takes."""
+        """Begin to read results and finish them.
+
+        Raises:
+            KhabarError: If there are processes, and the function cannot be sent to them.
+        """
+        if self.n:
+            finish = _Sent.of(finish)
         return self._submit(TextWork.decode, articles, encoded, logits, labels, finish)
 
     def close(self) -> None:
@@ -150,6 +157,41 @@ def result_of(future: Future[T]) -> T:
     except BrokenProcessPool as error:
         raise _ended() from error
     return result.unpacked() if isinstance(result, _Packed) else result
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A function on its way to a worker, where it is found when it is called.
+
+    A process that cannot unpack what it is given ends, and the pool with it, without saying why.
+    """
+
+    name: str
+    pickled: bytes
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> _Sent:
+        name = getattr(function, "__qualname__", repr(function))
+        try:
+            return cls(name, pickle.dumps(function))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise cls._cannot(name, error) from error
+
+    def __call__(self, result: TaggedArticle) -> Any:
+        try:
+            function = _found(self.pickled)
+        except (ImportError, AttributeError) as error:
+            raise self._cannot(self.name, error) from error
+        return function(result)
+
+    @staticmethod
+    def _cannot(name: str, error: Exception) -> KhabarError:
+        return KhabarError(f"{name} cannot be sent to workers ({error}); allowed: a function at the top of a module")
+
+
+@lru_cache(maxsize=8)
+def _found(pickled: bytes) -> Callable[..., Any]:
+    return pickle.loads(pickled)  # type: ignore[no-any-return]  # noqa: S301  # of our own parent
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Processes beside the model's: the same results, errors from them, and processes that always end."""
 
 import gc
+import operator
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import psutil
 import pytest
@@ -58,6 +60,20 @@ def test_what_is_made_of_results_is_made_in_the_workers(crew):
     (pids,) = crew.map_chunks(process_of, [[*CHUNKS[5]]])
     assert os.getpid() not in pids
     assert gc.isenabled()
+
+
+def test_a_function_that_cannot_be_sent_is_named(crew):
+    for function, why in ((lambda result: result, "lambda"), (here_alone, "No module named")):
+        with pytest.raises(KhabarError, match=f"{why}.*allowed: a function at the top of a module"):
+            list(crew.map_chunks(function, CHUNKS[:3]))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        list(crew.map_chunks(partial(operator.truediv, 1), [[Article(text="")]]))
+    assert len(next(crew.tag_chunks(CHUNKS[5:6]))) == 5
+
+
+def here_alone(result):
+    """Workers cannot import a test file."""
+    return result
 
 
 def test_what_a_worker_cannot_take_is_raised_in_its_place(crew):
