@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,6 @@ from khabar.models.words import MAX_PROCLITICS
 
 WORDS_A_NAME = 12  # of news: one entity in so many words
 SURE = 8.0  # a logit
-WARM_UP = 4096  # articles
 
 T = TypeVar("T")
 
@@ -80,40 +80,31 @@ class AsOnGpu:
         return self._tagger.map_chunks(function, chunks, batch_pieces=BATCH_PIECES["cuda"])
 
 
-def score_file(tagger: AsOnGpu, articles: Sequence[Article]) -> None:
-    """Score a file into another one."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.jsonl"
-        with rows.open("w", encoding="utf-8") as stream:
-            stream.writelines(
-                json.dumps({"id": str(n), "text": article.text}, ensure_ascii=False) + "\n"
-                for n, article in enumerate(articles)
-            )
-        score_sources(tagger, open_sources([rows]), Path(folder) / "results.jsonl", errors=io.BytesIO())
+def score_file(tagger: AsOnGpu, rows: Path) -> int:
+    """Score a file into another one; give the number of results."""
+    return score_sources(tagger, open_sources([rows]), rows.with_name("results.jsonl"), errors=io.BytesIO()).n_articles
 
 
-def tag_objects(tagger: AsOnGpu, articles: Sequence[Article]) -> None:
-    """Tag articles as `tag_many` does, and let the results go."""
+def tag_objects(tagger: AsOnGpu, articles: Sequence[Article]) -> int:
+    """Tag articles as `tag_many` does, and let the results go; give their number."""
     chunks = in_chunks(articles, lambda article: len(article.text), LOOK_AHEAD[tagger.device])
-    for _ in tagger.map_chunks(unchanged, chunks):
-        pass
+    return sum(map(len, tagger.map_chunks(unchanged, chunks)))
 
 
-def measure(
-    work: Callable[[AsOnGpu, Sequence[Article]], None], workers: int, articles: Sequence[Article]
-) -> tuple[float, float]:
+def measure(work: Callable[[AsOnGpu], int], workers: int, count: int) -> tuple[float, float]:
     """Give the processor seconds of this process and the seconds by the clock for one article."""
     with load("embedded", device="cpu", workers=workers) as tagger:
         instant = Instant(tagger.model)
         tagger.model.forward = instant  # type: ignore[method-assign, assignment]
-        work(AsOnGpu(tagger), articles[:WARM_UP])  # the workers start
+        work(AsOnGpu(tagger))  # the workers start
         gc.freeze()  # as `khabar score` does
         instant.seconds = 0.0
         cpu, clock = time.process_time(), time.perf_counter()
-        work(AsOnGpu(tagger), articles)
+        n_results = work(AsOnGpu(tagger))
         cpu, clock = time.process_time() - cpu - instant.seconds, time.perf_counter() - clock
         gc.unfreeze()
-    return cpu / len(articles), clock / len(articles)
+    assert n_results == count
+    return cpu / count, clock / count
 
 
 def main() -> None:
@@ -124,13 +115,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # one pass at a time, as on a GPU
     texts = varied([article.text for article in read_articles(EXAMPLES)], options.count, options.words)
-    articles = [Article(text=text) for text in texts]
     print("| | workers | ms an article of this process | articles/s it could do | ms by the clock |")
     print("|---|---|---|---|---|")
-    for workers in options.workers:
-        for name, work in (("file to file", score_file), ("objects", tag_objects)):
-            cpu, clock = measure(work, workers, articles)
-            print(f"| {name} | {workers} | {1000 * cpu:.2f} | {1 / cpu:,.0f} | {1000 * clock:.2f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        with rows.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        works: dict[str, Callable[[AsOnGpu], int]] = {
+            "file to file": partial(score_file, rows=rows),
+            "objects": partial(tag_objects, articles=read_articles(rows)),
+        }
+        for workers in options.workers:
+            for name, work in works.items():
+                cpu, clock = measure(work, workers, options.count)
+                print(f"| {name} | {workers} | {1000 * cpu:.2f} | {1 / cpu:,.0f} | {1000 * clock:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

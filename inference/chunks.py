@@ -14,7 +14,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from khabar.inference.part import Done
-from khabar.inference.planning import LOOK_AHEAD, in_chunks
+from khabar.inference.planning import LOOK_AHEAD, LookAhead, in_chunks
 from khabar.inference.results import TaggedArticle
 from khabar.inference.sources import BadRow, PlacedRow
 from khabar.models.article import Article
@@ -82,7 +82,8 @@ def score_chunks(
         KhabarError: At the first bad row, if `strict`; or if the rows are others than those that were done.
         MissingExtraError: If grouping needs a package that is not installed.
     """
-    cut = partial(cut_rows, device=tagger.device, max_characters=max_characters, strict=strict)
+    look_ahead = LOOK_AHEAD[tagger.device]
+    cut = partial(cut_rows, look_ahead=look_ahead, max_characters=max_characters, strict=strict)
     reader = _Reader(done, cut, group_duplicates=group_duplicates, strict=strict)
     with closing(tagger.map_chunks(function, reader.articles(rows))) as tagged:
         for results in tagged:
@@ -96,13 +97,13 @@ def score_chunks(
 
 
 def cut_rows(
-    rows: Iterable[PlacedRow], *, device: str, max_characters: int = MAX_CHARACTERS, strict: bool = False
+    rows: Iterable[PlacedRow], *, look_ahead: LookAhead, max_characters: int = MAX_CHARACTERS, strict: bool = False
 ) -> Iterator[list[PlacedRow]]:
     """Cut rows into the chunks they are scored in. Rows from where a chunk begins are cut in the same places.
 
     Args:
         rows: What `read_placed_rows` yields.
-        device: Kind of device on which they are scored, `cpu` or `cuda`.
+        look_ahead: How many together.
         max_characters: Longest text; a longer one becomes a bad row.
         strict: Stop at the first bad row.
 
@@ -117,7 +118,7 @@ def cut_rows(
                 raise KhabarError(str(placed.row))
             yield placed
 
-    return in_chunks(checked(), _n_characters, LOOK_AHEAD[device])
+    return in_chunks(checked(), _n_characters, look_ahead)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,11 @@ class _Reader:
             # Done rows are read again, as cheaply as can be: to see that they are the same, and for their stories.
             n_rows, digest = n_rows + len(chunk), _digest(digest, chunk)
             stories = [self._story(placed.row) for placed in chunk]
+            if n_rows - len(chunk) < before.n_rows < n_rows:
+                raise KhabarError(
+                    f"the {before.n_rows:,} rows that were scored before end inside a chunk of this run: they were "
+                    "cut otherwise, as for another kind of device; go on with that, or remove the part files"
+                )
             if n_rows > before.n_rows:
                 self._waiting.append(_Read(rows=chunk, stories=stories, done=Done(n_rows=n_rows, rows_digest=digest)))
                 yield [placed.row for placed in chunk if isinstance(placed.row, Article)]

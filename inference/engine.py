@@ -24,6 +24,7 @@ from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 
 CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
+ENCODED_TOGETHER = 512  # articles: workers share a GPU's chunk among them
 QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each pass that runs beside another
 
 Finish = Callable[[TaggedArticle], Any]  # what becomes of a result, where it is read
@@ -42,7 +43,7 @@ class _Encoding:
     """A chunk on its way through a tokenizer."""
 
     chunk: _Chunk
-    encoded: Future[list[EncodedArticle]]
+    encoded: Sequence[Future[list[EncodedArticle]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,14 @@ class Engine:
         labels: The model's.
         workers: What encodes the texts and reads the results.
         finish: What becomes of each result, where it is read.
+
+    Raises:
+        KhabarError: If there are worker processes, and `finish` cannot be sent to them.
     """
 
     def __init__(self, passes: Forward, labels: Labels, workers: Workers, finish: Finish = unchanged) -> None:
-        self._passes, self._labels, self._workers, self._finish = passes, labels, workers, finish
+        self._passes, self._labels, self._workers = passes, labels, workers
+        self._finish = workers.sendable(finish)
 
     def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Any]]:
         """Tag chunks as they come. They are read in the caller's thread, a few ahead.
@@ -120,11 +125,12 @@ class Engine:
 
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for articles in chunks:
-            yield _Encoding(chunk=_Chunk(articles=articles), encoded=self._workers.encode(articles))
+            parts = [articles[start : start + ENCODED_TOGETHER] for start in range(0, len(articles), ENCODED_TOGETHER)]
+            yield _Encoding(chunk=_Chunk(articles=articles), encoded=list(map(self._workers.encode, parts)))
 
     def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planned]:
         for encoding in chunks:
-            encoded = result_of(encoding.encoded)
+            encoded = [article for part in encoding.encoded for article in result_of(part)]
             if not encoded:
                 yield _Planned(chunk=encoding.chunk, work=None)
             for work in self._passes.plan(encoded):

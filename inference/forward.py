@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Logits
@@ -59,17 +58,6 @@ class Pass:
         if self.arrived is not None:
             self.arrived.synchronize()
         return Logits.of(self.output, self.work.batch.word_mask)
-
-
-def hold_products_in_bf16(model: nn.Module) -> None:
-    """Round a model's products' weights to bfloat16, in place, where they will be computed in it anyway.
-
-    Each forward pass would round them anew, to the same values: of BERT base's 441 operations a pass that is 154, and
-    each is work to tell a GPU of. What autocast leaves in float32 stays so.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.to(torch.bfloat16)
 
 
 class Forward:

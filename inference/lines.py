@@ -15,7 +15,10 @@ ResultFormat = Literal["json", "text"]
 
 
 class ResultLine(NamedTuple):
-    """A result's line in two halves, between which its story goes: that is known elsewhere than the result."""
+    """A result's line in two halves, between which its story goes: that is known elsewhere than the result.
+
+    A view for people is all tail, and has no story.
+    """
 
     head: bytes
     tail: bytes
@@ -27,7 +30,7 @@ class ResultLine(NamedTuple):
 
 
 def result_line(result: TaggedArticle, result_format: ResultFormat = "json") -> ResultLine:
-    """Lay a result out: its JSON object, or its view for people with an empty line behind, which has no story."""
+    """Lay a result out: its JSON object, or its view for people with an empty line behind."""
     if result_format == "text":
         return ResultLine(head=b"", tail=f"{render(result)}\n\n".encode())
     row = result.to_json()

@@ -17,6 +17,7 @@ from khabar.inference.chunks import ChunkTagger, cut_rows, score_chunks
 from khabar.inference.lines import json_line, result_line
 from khabar.inference.outputs import write_output
 from khabar.inference.part import Done
+from khabar.inference.planning import LOOK_AHEAD
 from khabar.inference.sources import PlacedRow, Source, read_placed_rows
 from khabar.models.errors import KhabarError
 
@@ -146,7 +147,9 @@ def read_stretches(source: Source, number: int, n_before: int, rules: Rules) -> 
     try:
         os.chdir(rules.directory)  # bad rows name their file as the user wrote it
         rows = read_placed_rows([source], n_before=n_before)
-        for chunk in cut_rows(rows, device="cpu", max_characters=rules.max_characters, strict=rules.strict):
+        # These chunks only measure a stretch; who scores it cuts it for its device.
+        look_ahead = LOOK_AHEAD["cpu"]
+        for chunk in cut_rows(rows, look_ahead=look_ahead, max_characters=rules.max_characters, strict=rules.strict):
             if len(chunks) == rules.chunks_in_stretch:
                 n_stretches += 1
                 yield stretch(last=False)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from khabar.inference.compiled import compile_encoder
 from khabar.inference.decode import Labels
 from khabar.inference.engine import Engine, Finish
-from khabar.inference.forward import Forward, hold_products_in_bf16
+from khabar.inference.forward import Forward
 from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.results import TaggedArticle, unchanged
@@ -81,8 +81,6 @@ def load(
     loaded, tokenizer = load_model(folder)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps torch's `to` without its types
     bf16 = precision == "bf16" or (precision == "auto" and chosen.type == "cuda")
-    if bf16:
-        hold_products_in_bf16(loaded)
     return Tagger(loaded, tokenizer, bf16=bf16, workers=workers, compiled=runtime == "compiled")
 
 
@@ -218,7 +216,8 @@ class Tagger:
         costs it more than anything else.
 
         Args:
-            function: Takes a result; with workers, one at the top of a module, or a `functools.partial` of one.
+            function: Takes a result. With workers, one at the top of a module, or a `functools.partial` of one, and
+                what it gives must be something that pickle takes.
             chunks: As in `tag_chunks`.
             batch_pieces: As in `tag_many`.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from khabar.models.encoding import EncodedArticle, encode_articles
 from khabar.models.errors import KhabarError
 
 T = TypeVar("T")
+_UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)  # what pickle raises
 _Parts = tuple[PreTrainedTokenizerFast, int, int, dict[str, NDArray[np.float32]]]
 
 
@@ -115,14 +116,16 @@ class Workers:
         labels: Labels,
         finish: Callable[[TaggedArticle], Any],
     ) -> Future[list[Any]]:
-        """Begin to read results and finish them.
+        """Begin to read results and finish them, by what `sendable` gave."""
+        return self._submit(TextWork.decode, articles, encoded, logits, labels, finish)
+
+    def sendable(self, function: Callable[[TaggedArticle], Any]) -> Any:
+        """Make a function ready for `decode`.
 
         Raises:
-            KhabarError: If there are processes, and the function cannot be sent to them.
+            KhabarError: If there are processes, and it cannot be sent to them.
         """
-        if self.n:
-            finish = _Sent.of(finish)
-        return self._submit(TextWork.decode, articles, encoded, logits, labels, finish)
+        return _Sent.of(function) if self.n else function
 
     def close(self) -> None:
         """End the processes; what they have not begun is dropped. The next use starts new ones."""
@@ -161,7 +164,7 @@ def result_of(future: Future[T]) -> T:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A function on its way to a worker, where it is found when it is called.
+    """A function on its way to a worker, found there when it is called.
 
     A process that cannot unpack what it is given ends, and the pool with it, without saying why.
     """
@@ -171,27 +174,23 @@ class _Sent:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> _Sent:
-        name = getattr(function, "__qualname__", repr(function))
+        inner = function.func if isinstance(function, partial) else function
+        name = getattr(inner, "__qualname__", type(inner).__name__)
         try:
             return cls(name, pickle.dumps(function))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except _UNPICKLABLE as error:
             raise cls._cannot(name, error) from error
 
-    def __call__(self, result: TaggedArticle) -> Any:
+    def found(self) -> Callable[..., Any]:
         try:
-            function = _found(self.pickled)
+            function: Callable[..., Any] = pickle.loads(self.pickled)  # noqa: S301  # of our own parent
         except (ImportError, AttributeError) as error:
             raise self._cannot(self.name, error) from error
-        return function(result)
+        return function
 
     @staticmethod
     def _cannot(name: str, error: Exception) -> KhabarError:
         return KhabarError(f"{name} cannot be sent to workers ({error}); allowed: a function at the top of a module")
-
-
-@lru_cache(maxsize=8)
-def _found(pickled: bytes) -> Callable[..., Any]:
-    return pickle.loads(pickled)  # type: ignore[no-any-return]  # noqa: S301  # of our own parent
 
 
 @dataclass(frozen=True)
@@ -203,13 +202,17 @@ class _Packed:
     def unpacked(self) -> Any:
         # Each batch brings thousands of objects that stay: without a pause the garbage collector looks through the
         # whole process again and again meanwhile, which takes more than twice as long as unpacking them.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return pickle.loads(self.pickled)  # noqa: S301  # by a process of our own
-        finally:
-            if collects:
-                gc.enable()
+        with _unpacking:
+            collects = gc.isenabled()
+            gc.disable()
+            try:
+                return pickle.loads(self.pickled)  # noqa: S301  # by a process of our own
+            finally:
+                if collects:
+                    gc.enable()
+
+
+_unpacking = threading.Lock()  # or one thread takes another's pause for what the program wants
 
 
 def _ended() -> KhabarError:
@@ -239,4 +242,23 @@ def _leave_with(parent: Any) -> None:
 
 
 def _do(step: Callable[..., Any], arguments: Sequence[Any]) -> _Packed:
-    return _Packed(pickle.dumps(step(_work_here, *arguments), protocol=pickle.HIGHEST_PROTOCOL))
+    try:
+        found = (argument.found() if isinstance(argument, _Sent) else argument for argument in arguments)
+        result = step(_work_here, *found)
+    except Exception as error:
+        if _travels(error):
+            raise
+        raise KhabarError(f"in a worker, {type(error).__name__}: {error}") from None
+    try:
+        return _Packed(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
+    except _UNPICKLABLE as error:
+        raise KhabarError(f"what was made in a worker cannot be sent back ({error})") from None
+
+
+def _travels(error: Exception) -> bool:
+    """Tell whether an error arrives where it is sent; one that cannot be made anew there breaks the pool."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # of our own making
+    except Exception:
+        return False
+    return True

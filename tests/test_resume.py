@@ -109,6 +109,17 @@ def test_a_stopped_run_is_gone_on_with_where_it_was(rows, out, tmp_path):
     assert {path.stat().st_mode for path in (out, errors_path(out))} == {rows.stat().st_mode}
 
 
+def test_rows_that_were_cut_otherwise_are_not_scored_twice(rows, out, monkeypatch):
+    monkeypatch.setitem(planning.LOOK_AHEAD, "cuda", planning.LookAhead(articles=20, characters=1_000_000))
+    stop(rows, out)
+    tagger = Tagger()
+    tagger.device = "cuda"
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    with pytest.raises(KhabarError, match=r"the 24 rows .* end inside a chunk of this run: .* another kind of device"):
+        run(tagger, rows, out, resume=True)
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
 @pytest.mark.parametrize("left_over", [b"", b'{"id": "half a li', b'{"id": "whole"}\n' * 1000])
 def test_what_was_written_behind_the_last_state_is_cut_off(rows, out, tmp_path, left_over):
     whole = tmp_path / "whole.jsonl"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from khabar.inference.lines import result_line
 from khabar.inference.part import errors_path
 from khabar.inference.render import plain, render, shorten
 from khabar.inference.results import Entity, Segment, TaggedArticle, Topic
@@ -117,6 +118,15 @@ def test_a_file_gets_one_object_a_line(articles, out):
     assert errors == ""
     assert (summary.n_articles, summary.n_bad_rows) == (2, 1)
     assert names_in(out.parent) == ["results.jsonl", "results.jsonl.errors.jsonl"]
+
+
+@pytest.mark.parametrize("id_", ["a", None, 'quoted "', "خبر\n1"])
+@pytest.mark.parametrize("story", [None, "b", 'a "story"', "قصة"])
+def test_a_line_is_the_result_with_its_story_behind_its_id(id_, story):
+    result = tagged(Article(text="كركوك", id=id_))
+    row = result.to_json()
+    whole = {"id": row.pop("id"), **({} if story is None else {"story": story}), **row}
+    assert result_line(result).whole(story) == json.dumps(whole, ensure_ascii=False).encode() + b"\n"
 
 
 def test_an_old_file_of_bad_rows_does_not_outlive_a_clean_run(articles, clean_articles, out):

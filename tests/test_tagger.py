@@ -145,19 +145,6 @@ def test_bfloat16_is_asked_for_and_changes_scores_a_little(tiny_model_folder):
     assert load(tiny_model_folder, device="cpu").tag(TEXTS[3]) == exact.tag(TEXTS[3])
 
 
-def test_weights_held_in_bf16_say_what_weights_rounded_at_each_pass_say(tiny_model_folder):
-    held = load(tiny_model_folder, device="cpu", precision="bf16")
-    whole = load(tiny_model_folder, device="cpu")
-    assert {held.model.topic_head.dense.weight.dtype, held.model.entity_head.tags.bias.dtype} == {torch.bfloat16}
-    assert {held.model.crf.transition.dtype, whole.model.topic_head.dense.weight.dtype} == {torch.float32}
-    rounded = Tagger(whole.model, whole.tokenizer, bf16=True)
-    for one, other in zip(held.tag_many(TEXTS), rounded.tag_many(TEXTS), strict=True):
-        assert one.topic_scores == pytest.approx(
-            other.topic_scores, abs=1e-3
-        )  # memory's places may tell in the last bit
-        assert [(e.start, e.end, e.label) for e in one.entities] == [(e.start, e.end, e.label) for e in other.entities]
-
-
 def test_an_unknown_precision_is_refused(tiny_model_folder):
     with pytest.raises(KhabarError, match="precision is 'fp8', must be one of auto, fp32, bf16"):
         load(tiny_model_folder, precision="fp8")

@@ -3,18 +3,21 @@
 import gc
 import operator
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import psutil
 import pytest
-from fakes import process_of
+from fakes import fails_in_its_own_way, gives_a_stream, process_of
 from inputs import json_lines, write
 
 from khabar.inference.lines import result_line
 from khabar.inference.tagger import Tagger
+from khabar.inference.workers import _Packed
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 
@@ -63,12 +66,40 @@ def test_what_is_made_of_results_is_made_in_the_workers(crew):
 
 
 def test_a_function_that_cannot_be_sent_is_named(crew):
-    for function, why in ((lambda result: result, "lambda"), (here_alone, "No module named")):
+    for function, why in ((lambda result: result, "lambda"), (here_alone, "^here_alone .*No module named")):
         with pytest.raises(KhabarError, match=f"{why}.*allowed: a function at the top of a module"):
             list(crew.map_chunks(function, CHUNKS[:3]))
-    with pytest.raises(TypeError, match="unsupported operand"):
-        list(crew.map_chunks(partial(operator.truediv, 1), [[Article(text="")]]))
+    with pytest.raises(KhabarError, match=r"^test_.*lambda.*cannot be sent"):
+        next(crew.map_chunks(partial(lambda _, result: result, "x" * 1000), []))
     assert len(next(crew.tag_chunks(CHUNKS[5:6]))) == 5
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (partial(operator.truediv, 1), TypeError, "unsupported operand"),
+        (fails_in_its_own_way, KhabarError, "in a worker, LonelyError: .*one"),
+        (gives_a_stream, KhabarError, "cannot be sent back .*generator"),
+    ],
+)
+def test_what_goes_wrong_in_a_function_is_told_and_the_workers_stay(crew, function, error, message):
+    with pytest.raises(error, match=message):
+        list(crew.map_chunks(function, CHUNKS[3:4]))
+    assert len(next(crew.tag_chunks(CHUNKS[5:6]))) == 5
+
+
+def test_unpacking_in_several_threads_leaves_the_garbage_collector_as_it_was():
+    packed, interval = _Packed(pickle.dumps(list(range(50)))), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(60):
+            with ThreadPoolExecutor(3) as pool:
+                for _ in range(300):
+                    pool.submit(packed.unpacked)
+            assert gc.isenabled()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.enable()
 
 
 def here_alone(result):
@@ -86,7 +117,7 @@ def test_what_a_worker_cannot_take_is_raised_in_its_place(crew):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
-    results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS)
+    results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS[1:])
     next(results)
     children()[0].kill()
     with pytest.raises(KhabarError, match="ended unexpectedly"):
@@ -98,7 +129,7 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
 
 @pytest.mark.slow
 def test_leaving_a_stream_early_leaves_the_workers_free(crew):
-    results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS)
+    results = crew.tag_chunks(chunk for _ in range(10_000) for chunk in CHUNKS[1:])
     next(results)
     results.close()
     assert len(next(crew.tag_chunks(CHUNKS[5:6]))) == 5

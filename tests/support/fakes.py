@@ -26,6 +26,21 @@ def process_of(_result):
     return os.getpid()
 
 
+class LonelyError(Exception):
+    """An error that pickle cannot make anew."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def fails_in_its_own_way(_result):
+    raise LonelyError("one", "two")
+
+
+def gives_a_stream(result):
+    return (entity for entity in result.entities)
+
+
 class FakeTagger:
     device = "cpu"
 
