@@ -64,10 +64,11 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=64, help="processors or GPUs of the cluster")
     parser.add_argument("--price", type=float, default=0.05, help="of one processor or GPU for an hour")
     options = parser.parse_args()
-    articles = made_articles(options.articles, options.words)
-    unit = "processor" if options.device == "cpu" else "GPU"
     if options.workers and options.device == "cpu":
         parser.error("--workers goes with --device cuda: on a CPU the rate is by the processor time of one process")
+
+    articles = made_articles(options.articles, options.words)
+    unit = "processor" if options.device == "cpu" else "GPU"
     rate = tagging_rate(options.model, options.device, options.workers, articles)
     print(f"| measured on {options.articles:,} articles of {options.words} words | a second |")
     print("|---|---|")

@@ -18,7 +18,7 @@ from khabar.inference.forward import Forward, Pass, Work
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.stages import Closed, Step, run_stages
 from khabar.inference.threads import done_at_once, lanes
-from khabar.inference.workers import Workers, result_of
+from khabar.inference.workers import TextWork, Workers, result_of
 from khabar.models.article import Article
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
@@ -126,7 +126,9 @@ class Engine:
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for articles in chunks:
             parts = [articles[start : start + ENCODED_TOGETHER] for start in range(0, len(articles), ENCODED_TOGETHER)]
-            yield _Encoding(chunk=_Chunk(articles=articles), encoded=list(map(self._workers.encode, parts)))
+            yield _Encoding(
+                chunk=_Chunk(articles=articles), encoded=[self._workers.submit(TextWork.encode, part) for part in parts]
+            )
 
     def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planned]:
         for encoding in chunks:
@@ -156,7 +158,9 @@ class Engine:
             if logits is None:
                 decoded = [self._passes.too_long(article.text) for article in articles]
             else:
-                decoded = self._workers.decode(articles, done.work.encoded, logits, self._labels, self._finish)
+                decoded = self._workers.submit(
+                    TextWork.decode, articles, done.work.encoded, logits, self._labels, self._finish
+                )
             yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 
     def _share_out(self, works: Iterator[_Planned]) -> Iterator[Future[list[_Decoding]]]:

@@ -104,23 +104,8 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         self._starting = threading.Lock()
 
-    def encode(self, articles: Sequence[Article]) -> Future[list[EncodedArticle]]:
-        """Begin to encode articles."""
-        return self._submit(TextWork.encode, articles)
-
-    def decode(
-        self,
-        articles: Sequence[Article],
-        encoded: Sequence[EncodedArticle],
-        logits: Logits,
-        labels: Labels,
-        finish: Callable[[TaggedArticle], Any],
-    ) -> Future[list[Any]]:
-        """Begin to read results and finish them, by what `sendable` gave."""
-        return self._submit(TextWork.decode, articles, encoded, logits, labels, finish)
-
-    def sendable(self, function: Callable[[TaggedArticle], Any]) -> Any:
-        """Make a function ready for `decode`.
+    def sendable(self, function: Callable[..., Any]) -> Any:
+        """Make a function ready to be an argument of `submit`.
 
         Raises:
             KhabarError: If there are processes, and it cannot be sent to them.
@@ -134,7 +119,8 @@ class Workers:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 
-    def _submit(self, step: Callable[..., T], *arguments: Any) -> Future[Any]:
+    def submit(self, step: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Begin a step, a method of `TextWork`; `result_of` gives its result."""
         if not self.n:
             return done_at_once(step, self._work, *arguments)
         with self._starting:
@@ -164,9 +150,9 @@ def result_of(future: Future[T]) -> T:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A function on its way to a worker, found there when it is called.
+    """A function on its way to a worker, where the task itself unpacks it.
 
-    A process that cannot unpack what it is given ends, and the pool with it, without saying why.
+    A process that cannot unpack a task ends, and the pool with it, without saying why.
     """
 
     name: str
