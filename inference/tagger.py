@@ -20,6 +20,7 @@ from khabar.inference.engine import Engine, Finish
 from khabar.inference.forward import Forward
 from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
+from khabar.inference.prepacked import prepacked
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.runtimes import Precision, Runtime
 from khabar.inference.workers import TextWork, Workers
@@ -113,8 +114,9 @@ class Tagger:
         self.model = model
         self.tokenizer = tokenizer
         self.bf16 = bf16
+        self._running = prepacked(model, bf16=bf16)
         if compiled:
-            compile_encoder(model, tokenizer, bf16=bf16)
+            compile_encoder(self._running, tokenizer, bf16=bf16)
         # Compiled, torch checks what it has at each call, and two that meet there can make it compile anew; ONNX
         # Runtime's threads are a session's, not a caller's.
         one_by_one = compiled or isinstance(model.encoder, OnnxEncoder)
@@ -229,10 +231,14 @@ class Tagger:
         engine = self._engine(self._workers, function, batch_pieces, at_once)
         yield from engine.run([_article(item) for item in chunk] for chunk in chunks)
 
+    def passes(self, *, batch_pieces: int | None = None, at_once: int = 1) -> Forward:
+        """Give the model's forward passes over encoded articles, as they are run here: see `Forward`."""
+        return Forward(self._running, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16, at_once=at_once)
+
     def _engine(
         self, workers: Workers, finish: Finish = unchanged, batch_pieces: int | None = None, at_once: int = 1
     ) -> Engine:
-        passes = Forward(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16, at_once=at_once)
+        passes = self.passes(batch_pieces=batch_pieces, at_once=at_once)
         return Engine(passes, Labels.of(self.model.config), workers, finish)
 
 

@@ -54,15 +54,13 @@ def stage_threads():
 def short_of_memory(model, most_windows, error):
     """Let a model fail as a device does whose memory holds no more than so many windows."""
     sizes = []
-    forward = model.forward
 
-    def limited(input_ids, **rest):
-        sizes.append(len(input_ids))
-        if len(input_ids) > most_windows:
+    def limit(_model, _given, batch):
+        sizes.append(len(batch["input_ids"]))
+        if sizes[-1] > most_windows:
             raise error
-        return forward(input_ids=input_ids, **rest)
 
-    model.forward = limited
+    model.register_forward_pre_hook(limit, with_kwargs=True)
     return sizes
 
 
@@ -113,7 +111,7 @@ def test_an_article_that_does_not_fit_by_itself_fails_alone(tagger):
 
 
 def test_other_errors_of_the_model_are_raised(tagger):
-    tagger.model.forward = lambda **_: (_ for _ in ()).throw(RuntimeError("shapes do not fit"))
+    short_of_memory(tagger.model, 0, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         list(tagger.tag_many(ARTICLES))
     with pytest.raises(RuntimeError, match="shapes do not fit"):

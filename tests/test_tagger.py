@@ -105,15 +105,14 @@ def test_an_endless_stream_is_tagged_as_it_comes(tagger):
     assert n_read == CHUNKS_AHEAD * LOOK_AHEAD["cpu"].articles
 
 
-def test_nothing_of_a_very_long_article_is_cut(tagger, monkeypatch):
+def test_nothing_of_a_very_long_article_is_cut(tagger):
     """20,000 words, of which the last paragraph alone reports an attack: it is read, by itself and in its place."""
     filler = "ارتفعت أسعار القمح في البورصات العالمية بنسبة كبيرة بعد موجة جفاف ضربت حقول الشمال.\n"
     attack = "قتل شخصان بانفجار سيارة مفخخة قرب سوق شعبية شمال بغداد."
     text = filler * (20_000 // len(filler.split())) + attack
     assert len(text.split()) > 19_900
     batches = []
-    forward = tagger.model.forward
-    monkeypatch.setattr(tagger.model, "forward", lambda **batch: batches.append(batch) or forward(**batch))
+    tagger.model.register_forward_pre_hook(lambda _model, _given, batch: batches.append(batch), with_kwargs=True)
     result = tagger.tag(text)
     assert result.characters_read == result.characters == len(text)
     last = result.segments[-1]

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from khabar.inference.decode import Labels
-from khabar.inference.forward import Forward
 from khabar.inference.tagger import Tagger, load
 from khabar.models import tags
 from khabar.models.batch import word_places
@@ -106,7 +105,7 @@ class _Teacher:
         self._tagger, self._model = tagger, tagger.model
         config = tagger.model.config
         self._temperatures = Labels.of(config).temperatures
-        self._passes = Forward(self._model, tagger.tokenizer, bf16=tagger.bf16)
+        self._passes = tagger.passes()
         self._n_topics, self._n_tags = len(labels.topics), tags.n_tags(len(labels.entity_labels))
         # Of each topic and tag of the teacher, the model's; a label that the model lacks is outside to it.
         common = [topic for topic in config.topics if topic in labels.topics]
