@@ -55,9 +55,9 @@ def load(
         runtime: `torch`; `compiled`, the same through torch.compile: a transformer that is faster on one core, once
             half a minute or more has made it so; or `onnx` for a folder that `khabar export` wrote, which runs on the
             CPU.
-        precision: `fp32`; `bf16`, about twice as fast on a processor with AMX or AVX512-BF16 and slower on one with
-            neither; or `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of its own and takes
-            `auto`.
+        precision: `fp32`; `bf16`, about twice as fast on a processor with AMX, somewhat faster with AVX512-BF16 and
+            slower on one with neither; or `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of
+            its own and takes `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
             process can prepare them. Each takes a few hundred MB. A CPU has no use for them.
 
@@ -95,7 +95,7 @@ class Tagger:
         tokenizer: Its tokenizer.
         bf16: Whether the model's products are computed in bfloat16.
         workers: Processes that encode texts and read results for `tag_many`, `tag_chunks` and `map_chunks`.
-        compiled: Whether the model's encoder is compiled with torch.compile, in place, before this returns.
+        compiled: Whether the model's encoder is compiled with torch.compile before this returns.
 
     Raises:
         ValueError: If there are less than none.
@@ -114,7 +114,7 @@ class Tagger:
         self.model = model
         self.tokenizer = tokenizer
         self.bf16 = bf16
-        self._running = prepacked(model, bf16=bf16)
+        self._running = prepacked(model, bf16=bf16)  # what passes run; `model` stays what can be trained and saved
         if compiled:
             compile_encoder(self._running, tokenizer, bf16=bf16)
         # Compiled, torch checks what it has at each call, and two that meet there can make it compile anew; ONNX
