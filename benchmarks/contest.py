@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from khabar.inference.prepacked import PrepackedLinear, can_prepack
+from khabar.inference.prepared import prepare
 from khabar.inference.tagger import Tagger
 from khabar.models.encoding import encode_articles
 
@@ -190,16 +190,18 @@ def flops_per_piece(encoder: nn.Module, attended: float) -> float:
 def matrix_peak(device: torch.device) -> float:
     """Measure the most operations a second that a matrix product reaches: float32 on a CPU, bfloat16 on a GPU.
 
-    On a CPU that of torch and that of oneDNN with prepacked weights, of which either can be the faster.
+    That of torch as it comes, and with weights prepared as khabar does, of which either can be the faster.
     """
     on_cpu = device.type == "cpu"
     fastest = 0.0
     for size in (1024, 2048) if on_cpu else (4096, 8192):
         linear = nn.Linear(size, size, bias=False, device=device, dtype=torch.float32 if on_cpu else torch.bfloat16)
         states = torch.randn_like(linear.weight)
-        for product in [linear, *([PrepackedLinear(linear)] if on_cpu and can_prepack() else [])]:
+        for readied in (False, True):
+            if readied:
+                prepare(linear)
             with torch.inference_mode():
-                seconds = min(seconds_of(partial(product, states), device) for _ in range(6))
+                seconds = min(seconds_of(partial(linear, states), device) for _ in range(6))
             fastest = max(fastest, 2.0 * float(size) ** 3 / seconds)
     return fastest
 

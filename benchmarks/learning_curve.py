@@ -96,6 +96,11 @@ def plot(points: Sequence[Point], picture: Path) -> None:
     figure.savefig(picture, dpi=130, bbox_inches="tight")
 
 
+def save(points: Sequence[Point], file: Path) -> None:
+    """Write points as JSON."""
+    file.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+
+
 def _by_size(points: Sequence[Point]) -> dict[int, list[Point]]:
     sizes: dict[int, list[Point]] = defaultdict(list)
     for one in sorted(points, key=lambda one: (one["articles"], one["seed"])):
@@ -123,10 +128,12 @@ def main() -> None:
                 began = time.monotonic()
                 points.append(point(options, n, seed))
                 print(f"{n:,} articles, seed {seed}: {time.monotonic() - began:,.0f} s", file=sys.stderr, flush=True)
+                if options.output:  # a long run that breaks off keeps what it has
+                    save(points, options.output)
     if not points:
         parser.error("nothing to do: give --encoder, or --plot with files of points")
     if options.output:
-        options.output.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+        save(points, options.output)
     if options.picture:
         plot(points, options.picture)
     print(table(points))

@@ -27,12 +27,11 @@ from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.score import score_sources
 from khabar.inference.sources import open_sources
-from khabar.inference.tagger import Tagger
+from khabar.inference.tagger import Tagger, load
 from khabar.models import tags
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
 from khabar.models.errors import KhabarError
-from khabar.models.folder import load_model, named_folder
 from khabar.models.model import KhabarModel, KhabarOutput
 from khabar.models.words import MAX_PROCLITICS
 
@@ -94,10 +93,9 @@ def tag_objects(tagger: AsOnGpu, articles: Sequence[Article]) -> int:
 
 def measure(work: Callable[[AsOnGpu], int], workers: int, count: int) -> tuple[float, float]:
     """Give the processor seconds of this process and the seconds by the clock for one article."""
-    model, tokenizer = load_model(named_folder("embedded"))
-    instant = Instant(model)
-    model.forward = instant  # type: ignore[method-assign, assignment]
-    with Tagger(model, tokenizer, workers=workers) as tagger:
+    with load("embedded", device="cpu", workers=workers) as tagger:
+        instant = Instant(tagger.model)
+        tagger.model.forward = instant  # type: ignore[method-assign, assignment]
         work(AsOnGpu(tagger))  # the workers start
         gc.freeze()  # as `khabar score` does
         instant.seconds = 0.0

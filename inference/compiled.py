@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.forward import Forward
+from khabar.inference.prepared import compile_prepared
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 from khabar.models.model import KhabarModel
@@ -47,6 +48,7 @@ def compile_encoder(model: KhabarModel, tokenizer: PreTrainedTokenizerFast, *, b
         raise KhabarError("runtime is 'compiled', but the encoder is recurrent; allowed: torch, onnx")
     from transformers.modeling_layers import GradientCheckpointingLayer  # brings packages that others do without
 
+    compile_prepared(model.encoder)
     log.info("compiling the encoder: a minute or so, seconds where it was done before")
     # Kernels that take the threads that there are: those in torch's cache may have been made with another number.
     how: dict[str, Any] = {"dynamic": True, "options": {"cpp.dynamic_threads": True}}

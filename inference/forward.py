@@ -6,6 +6,7 @@ Turns encoded articles into logits in the computer's own memory. Knows nothing o
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,8 +25,9 @@ from khabar.models.model import KhabarModel, KhabarOutput
 log = logging.getLogger(__name__)
 
 BATCH_PIECES = {"cpu": 2048, "cuda": 65536}  # a CPU: what its caches hold
-# How memory that runs out shows where it is no OutOfMemoryError: a CPU's, and that of CUDA's own libraries.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED")
+# How memory that runs out shows where it is no OutOfMemoryError: a CPU's, oneDNN's (for other reasons it cannot make a
+# primitive's descriptor), and that of CUDA's own libraries.
+_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|could not create a primitive(?! descriptor)|ALLOC_FAILED")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ class Forward:
         except (torch.cuda.OutOfMemoryError, MemoryError):
             return Pass(work=work, output=None)
         except RuntimeError as error:
-            if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            if not _OUT_OF_MEMORY.search(str(error)):
                 raise
             return Pass(work=work, output=None)
 

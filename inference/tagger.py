@@ -20,7 +20,7 @@ from khabar.inference.engine import Engine, Finish
 from khabar.inference.forward import Forward
 from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
-from khabar.inference.prepacked import prepacked
+from khabar.inference.prepared import prepare
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.runtimes import Precision, Runtime
 from khabar.inference.workers import TextWork, Workers
@@ -95,7 +95,7 @@ class Tagger:
         tokenizer: Its tokenizer.
         bf16: Whether the model's products are computed in bfloat16.
         workers: Processes that encode texts and read results for `tag_many`, `tag_chunks` and `map_chunks`.
-        compiled: Whether the model's encoder is compiled with torch.compile before this returns.
+        compiled: Whether the model's encoder is compiled with torch.compile, in place, before this returns.
 
     Raises:
         ValueError: If there are less than none.
@@ -114,9 +114,9 @@ class Tagger:
         self.model = model
         self.tokenizer = tokenizer
         self.bf16 = bf16
-        self._running = prepacked(model, bf16=bf16)  # what passes run; `model` stays what can be trained and saved
+        prepare(model.encoder, bf16=bf16)
         if compiled:
-            compile_encoder(self._running, tokenizer, bf16=bf16)
+            compile_encoder(model, tokenizer, bf16=bf16)
         # Compiled, torch checks what it has at each call, and two that meet there can make it compile anew; ONNX
         # Runtime's threads are a session's, not a caller's.
         one_by_one = compiled or isinstance(model.encoder, OnnxEncoder)
@@ -233,7 +233,7 @@ class Tagger:
 
     def passes(self, *, batch_pieces: int | None = None, at_once: int = 1) -> Forward:
         """Give the model's forward passes over encoded articles, as they are run here: see `Forward`."""
-        return Forward(self._running, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16, at_once=at_once)
+        return Forward(self.model, self.tokenizer, batch_pieces=batch_pieces, bf16=self.bf16, at_once=at_once)
 
     def _engine(
         self, workers: Workers, finish: Finish = unchanged, batch_pieces: int | None = None, at_once: int = 1

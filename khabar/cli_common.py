@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn, ParamSpec
 import typer
 
 from khabar.models.errors import CorpusError, KhabarError
+from khabar.models.kernels import bound_kernels
 
 P = ParamSpec("P")
 
@@ -91,9 +92,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Batches come in hundreds of shapes: a CPU's kernels for all of them take memory, and making them anew takes time,
-    # in bfloat16 more than the products themselves. A batch needs some fifty.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    bound_kernels()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

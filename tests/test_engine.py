@@ -74,6 +74,7 @@ def places(results):
         torch.cuda.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("could not create a primitive"),
         MemoryError(),
     ],
 )
@@ -110,11 +111,12 @@ def test_an_article_that_does_not_fit_by_itself_fails_alone(tagger):
         tagger.tag(long)
 
 
-def test_other_errors_of_the_model_are_raised(tagger):
-    short_of_memory(tagger.model, 0, RuntimeError("shapes do not fit"))
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
+@pytest.mark.parametrize("message", ["shapes do not fit", "could not create a primitive descriptor for a product"])
+def test_other_errors_of_the_model_are_raised(tagger, message):
+    short_of_memory(tagger.model, 0, RuntimeError(message))
+    with pytest.raises(RuntimeError, match=message):
         list(tagger.tag_many(ARTICLES))
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
+    with pytest.raises(RuntimeError, match=message):
         tagger.tag("بغداد")
 
 

@@ -1,0 +1,150 @@
+"""Readies a model's weights for inference: rounded or laid out once, instead of at every forward pass.
+
+Changes how a model runs, not what it says. Knows nothing of texts or of batches.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from khabar.models.kernels import bound_kernels
+
+# Rows that a layout is chosen for. With more or fewer it is as good: from 33 to 4,000, no difference was measured.
+_TYPICAL_ROWS = 512
+_OP = "khabar::prepacked_linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A layer's weights for one precision.
+
+    Attributes:
+        marks: What the layer's own weights were then.
+        weight: (out_features, in_features), or the same in oneDNN's layout.
+        bias: (out_features,), or None.
+        prepacked: Whether it is oneDNN's.
+    """
+
+    marks: tuple[Any, ...]
+    weight: Tensor
+    bias: Tensor | None
+    prepacked: bool
+
+
+def prepare(model: nn.Module, *, bf16: bool = False) -> None:
+    """Let a model's linear layers ready their weights for inference mode, in place.
+
+    On an x86 CPU weights are prepacked for oneDNN, whose float32 products use what the processor has whoever made it.
+    Elsewhere, in bfloat16, they are held rounded, as autocast rounds them at each pass: the same results from fewer
+    operations. Outside inference mode, as in training, and in what is saved, the layers are what they were.
+
+    Layers readied before are readied anew. So are weights that were changed or moved since, at the next pass; but a
+    change that torch is not told of, through `weight.data`, shows only after another call.
+
+    Args:
+        model: Any model, on the device it is to run on. Takes as much memory again as its linear layers' weights.
+        bf16: Whether its products will be computed in bfloat16, under autocast.
+    """
+    bound_kernels()
+    for module in model.modules():
+        # A layer whose weight is no parameter has it made anew by a hook at every pass.
+        if type(module) is nn.Linear and "weight" in module._parameters:
+            module.__class__ = PreparedLinear
+        if isinstance(module, PreparedLinear):
+            module.ready(torch.bfloat16 if bf16 else torch.float32)
+
+
+def can_prepack(*, bf16: bool = False) -> bool:
+    """Say whether oneDNN can serve on this machine's processor: in float32, or in bfloat16."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if not torch.backends.mkldnn.is_available() or torch.backends.mkldnn.enabled is False:  # type: ignore[comparison-overlap]
+        return False
+    return not bf16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def compile_prepared(model: nn.Module) -> None:
+    """Let torch.compile take a model's prepared layers as they are, and not what they are made of."""
+    if not hasattr(torch.ops.khabar, "prepacked_linear"):
+        # torch.compile takes oneDNN's product for a step of its own and refuses weights that it has not packed itself:
+        # hence a name of khabar's own. torch chooses among kernels by the packed weights' kind.
+        torch.library.define(_OP, "(Tensor states, Tensor packed, Tensor? bias, int width) -> Tensor")
+        for kind in ("CPU", "MkldnnCPU"):
+            torch.library.impl(_OP, kind, lambda states, packed, bias, _width: _product(states, packed, bias))
+        torch.library.register_fake(
+            _OP, lambda states, _packed, _bias, width: states.new_empty((*states.shape[:-1], width))
+        )
+    for module in model.modules():
+        if isinstance(module, PreparedLinear):
+            module.is_compiled = True
+
+
+def _product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
+    return product
+
+
+class PreparedLinear(nn.Linear):
+    """A linear layer that in inference mode takes weights readied beforehand; made of another one by `prepare`."""
+
+    is_compiled = False
+
+    def ready(self, dtype: torch.dtype) -> None:
+        """Ready the weights for products in float32 or bfloat16; those readied before are let go."""
+        self._ready: dict[torch.dtype, Ready] = {}
+        self._renew(dtype)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Multiply by the weights and add the bias: (…, in_features) to (…, out_features)."""
+        compiling = torch.compiler.is_compiling()  # by khabar, or by others, as an export does
+        if torch.is_grad_enabled() or not (self.is_compiled if compiling else torch.is_inference_mode_enabled()):
+            return super().forward(states)
+        device = self.weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+        ready = self._ready.get(dtype)
+        # Compiled, what was readied stays: torch.compile cannot ask for marks.
+        if not compiling and (ready is None or ready.marks != self._marks()):
+            ready = self._renew(dtype)
+        if ready is None:
+            return super().forward(states)
+        if not ready.prepacked:
+            return functional.linear(states, ready.weight, ready.bias)
+        if not compiling:
+            return _product(states.to(dtype), ready.weight, ready.bias)
+        product: Tensor = torch.ops.khabar.prepacked_linear(
+            states.to(dtype), ready.weight, ready.bias, self.out_features
+        )
+        return product
+
+    def _marks(self) -> tuple[Any, ...]:
+        """Give what changes when the weights do."""
+        return tuple(
+            (one.data_ptr(), one.device, one.dtype, 0 if one.is_inference() else one._version)
+            for one in self.parameters(recurse=False)
+        )
+
+    def _renew(self, dtype: torch.dtype) -> Ready | None:
+        """Ready the weights as they are now; None where nothing is to be gained, or they are not float32."""
+        bf16 = dtype == torch.bfloat16
+        on_cpu = self.weight.device.type == "cpu" and can_prepack(bf16=bf16)
+        if self.weight.dtype != torch.float32 or not (bf16 or (on_cpu and dtype == torch.float32)):
+            self._ready.pop(dtype, None)
+            return None
+        marks = self._marks()  # before the copies: what changes meanwhile is copied again
+        given: Tensor | None = self.bias
+        with torch.no_grad():
+            weight, bias = self.weight.to(dtype), None if given is None else given.to(dtype, copy=True)
+            if on_cpu:
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+        ready = self._ready[dtype] = Ready(marks=marks, weight=weight, bias=bias, prepacked=on_cpu)
+        return ready
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was readied, which cannot be copied: it is readied again at the next pass."""
+        return {**self.__dict__, "_ready": {}}
