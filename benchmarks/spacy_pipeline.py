@@ -67,7 +67,7 @@ def _encoder_layer(tagger: Tagger, width: int) -> Model[list[Doc], list[Any]]:
         tagger.tokenizer, window=tagger.model.config.window, stride=tagger.model.config.stride
     )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # and not inference mode, in which layers take the weights that khabar prepared
     def forward(
         layer: Model[list[Doc], list[Any]],  # noqa: ARG001  (thinc calls it so)
         docs: list[Doc],

@@ -53,8 +53,8 @@ def prepare(model: nn.Module, *, bf16: bool = False) -> None:
     """
     bound_kernels()
     for module in model.modules():
-        # A layer whose weight is no parameter has it made anew by a hook at every pass.
-        if type(module) is nn.Linear and "weight" in module._parameters:
+        # Others have a weight that a hook makes anew at every pass, or one in a format of its own.
+        if type(module) is nn.Linear and type(module._parameters.get("weight")) is nn.Parameter:
             module.__class__ = PreparedLinear
         if isinstance(module, PreparedLinear):
             module.ready(torch.bfloat16 if bf16 else torch.float32)

@@ -188,6 +188,16 @@ def test_a_layer_whose_weight_a_hook_makes_is_left_alone():
         torch.testing.assert_close(linear(torch.ones(4)) - linear.bias, 2 * (before - linear.bias))
 
 
+def test_a_layer_with_weights_of_another_format_is_left_alone():
+    class Quantized(torch.Tensor):
+        pass
+
+    linear = nn.Linear(4, 4)
+    linear.weight = nn.Parameter(torch.ones(4, 4).as_subclass(Quantized))
+    prepare(linear)
+    assert type(linear) is nn.Linear
+
+
 def test_subclasses_of_linear_layers_are_left_alone(tiny_model):
     prepare(tiny_model)
     own = [module for module in tiny_model.topic_head.modules() if isinstance(module, nn.Linear)]
