@@ -26,12 +26,14 @@ class Ready:
 
     Attributes:
         marks: What the layer's own weights were then.
+        held: Their storage, so that no others come to stand at its address.
         weight: (out_features, in_features), or the same in oneDNN's layout.
         bias: (out_features,), or None.
         prepacked: Whether it is oneDNN's.
     """
 
     marks: tuple[Any, ...]
+    held: tuple[Tensor, ...]
     weight: Tensor
     bias: Tensor | None
     prepacked: bool
@@ -42,22 +44,29 @@ def prepare(model: nn.Module, *, bf16: bool = False) -> None:
 
     On an x86 CPU weights are prepacked for oneDNN, whose float32 products use what the processor has whoever made it.
     Elsewhere, in bfloat16, they are held rounded, as autocast rounds them at each pass: the same results from fewer
-    operations. Outside inference mode, as in training, and in what is saved, the layers are what they were.
+    operations. Outside inference mode, as in training, and in the weights that are saved, layers are what they were.
 
     Layers readied before are readied anew. So are weights that were changed or moved since, at the next pass; but a
-    change that torch is not told of, through `weight.data`, shows only after another call.
+    change that torch is not told of, through `weight.data`, shows only after another call, and so does any change
+    where `compile_prepared` was called.
 
     Args:
-        model: Any model, on the device it is to run on. Takes as much memory again as its linear layers' weights.
+        model: Any model, on the device it is to run on. Takes as much memory again as its linear layers' weights in
+            that precision.
         bf16: Whether its products will be computed in bfloat16, under autocast.
     """
     bound_kernels()
     for module in model.modules():
-        # Others have a weight that a hook makes anew at every pass, or one in a format of its own.
-        if type(module) is nn.Linear and type(module._parameters.get("weight")) is nn.Parameter:
+        if type(module) is nn.Linear and _has_weight(module):
             module.__class__ = PreparedLinear
         if isinstance(module, PreparedLinear):
             module.ready(torch.bfloat16 if bf16 else torch.float32)
+
+
+def _has_weight(linear: nn.Linear) -> bool:
+    """Say whether a layer has a weight of its own: not one that a hook makes at every pass, nor in another format."""
+    weight = linear._parameters.get("weight")
+    return type(weight) is nn.Parameter and not weight.is_inference() and weight.numel() > 0
 
 
 def can_prepack(*, bf16: bool = False) -> bool:
@@ -70,13 +79,12 @@ def can_prepack(*, bf16: bool = False) -> bool:
 
 
 def compile_prepared(model: nn.Module) -> None:
-    """Let torch.compile take a model's prepared layers as they are, and not what they are made of."""
+    """Let torch.compile put what a model's layers have readied into what it compiles, for whoever calls that."""
     if not hasattr(torch.ops.khabar, "prepacked_linear"):
         # torch.compile takes oneDNN's product for a step of its own and refuses weights that it has not packed itself:
-        # hence a name of khabar's own. torch chooses among kernels by the packed weights' kind.
+        # hence a name of khabar's own.
         torch.library.define(_OP, "(Tensor states, Tensor packed, Tensor? bias, int width) -> Tensor")
-        for kind in ("CPU", "MkldnnCPU"):
-            torch.library.impl(_OP, kind, lambda states, packed, bias, _width: _product(states, packed, bias))
+        torch.library.impl(_OP, "MkldnnCPU", lambda states, packed, bias, _width: _product(states, packed, bias))
         torch.library.register_fake(
             _OP, lambda states, _packed, _bias, width: states.new_empty((*states.shape[:-1], width))
         )
@@ -102,49 +110,47 @@ class PreparedLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         """Multiply by the weights and add the bias: (…, in_features) to (…, out_features)."""
-        compiling = torch.compiler.is_compiling()  # by khabar, or by others, as an export does
+        compiling = torch.compiler.is_compiling()  # by khabar, or by others
         if torch.is_grad_enabled() or not (self.is_compiled if compiling else torch.is_inference_mode_enabled()):
             return super().forward(states)
         device = self.weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         ready = self._ready.get(dtype)
-        # Compiled, what was readied stays: torch.compile cannot ask for marks.
-        if not compiling and (ready is None or ready.marks != self._marks()):
+        if not compiling and (ready is None or ready.marks != self._marks()):  # marks cannot be asked for in kernels
             ready = self._renew(dtype)
         if ready is None:
             return super().forward(states)
+        states = states.to(dtype)
         if not ready.prepacked:
             return functional.linear(states, ready.weight, ready.bias)
         if not compiling:
-            return _product(states.to(dtype), ready.weight, ready.bias)
-        product: Tensor = torch.ops.khabar.prepacked_linear(
-            states.to(dtype), ready.weight, ready.bias, self.out_features
-        )
+            return _product(states, ready.weight, ready.bias)
+        product: Tensor = torch.ops.khabar.prepacked_linear(states, ready.weight, ready.bias, self.out_features)
         return product
 
     def _marks(self) -> tuple[Any, ...]:
         """Give what changes when the weights do."""
-        return tuple(
-            (one.data_ptr(), one.device, one.dtype, 0 if one.is_inference() else one._version)
-            for one in self.parameters(recurse=False)
-        )
+        if type(self) is not PreparedLinear or not _has_weight(self):  # as it can have become since
+            return ()
+        return tuple((one.data_ptr(), one.device, one.dtype, one._version) for one in self.parameters(recurse=False))
 
     def _renew(self, dtype: torch.dtype) -> Ready | None:
         """Ready the weights as they are now; None where nothing is to be gained, or they are not float32."""
+        marks = self._marks()  # before the copies: what changes meanwhile is copied again
         bf16 = dtype == torch.bfloat16
         on_cpu = self.weight.device.type == "cpu" and can_prepack(bf16=bf16)
-        if self.weight.dtype != torch.float32 or not (bf16 or (on_cpu and dtype == torch.float32)):
+        if not marks or self.weight.dtype != torch.float32 or not (bf16 or (on_cpu and dtype == torch.float32)):
             self._ready.pop(dtype, None)
             return None
-        marks = self._marks()  # before the copies: what changes meanwhile is copied again
+        held = tuple(one.detach() for one in self.parameters(recurse=False))
         given: Tensor | None = self.bias
         with torch.no_grad():
             weight, bias = self.weight.to(dtype), None if given is None else given.to(dtype, copy=True)
             if on_cpu:
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
-        ready = self._ready[dtype] = Ready(marks=marks, weight=weight, bias=bias, prepacked=on_cpu)
+        ready = self._ready[dtype] = Ready(marks=marks, held=held, weight=weight, bias=bias, prepacked=on_cpu)
         return ready
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was readied, which cannot be copied: it is readied again at the next pass."""
-        return {**self.__dict__, "_ready": {}}
+        return {**super().__getstate__(), "_ready": {}}  # type: ignore[no-untyped-call]

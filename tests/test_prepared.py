@@ -188,6 +188,49 @@ def test_a_layer_whose_weight_a_hook_makes_is_left_alone():
         torch.testing.assert_close(linear(torch.ones(4)) - linear.bias, 2 * (before - linear.bias))
 
 
+def test_a_layer_whose_weight_comes_to_be_computed_follows_it():
+    linear = nn.Linear(4, 4)
+    prepare(linear)
+    nn.utils.parametrizations.weight_norm(linear)
+    with torch.no_grad():
+        linear.parametrizations.weight.original0.mul_(2)
+    expected = linear(torch.ones(4))
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(torch.ones(4)), expected)
+
+
+def test_weights_that_take_the_place_of_others_are_not_taken_for_them():
+    """Replaced twice between two passes, they can come to stand at the address that the first ones had."""
+    linear = nn.Linear(384, 1536)
+    prepare(linear)
+    states = torch.randn(3, 384)
+    for _ in range(20):
+        with torch.inference_mode():
+            linear(states)
+        for _ in range(2):
+            del linear.weight
+            linear.weight = nn.Parameter(torch.randn(1536, 384))
+        expected = linear(states)
+        with torch.inference_mode():
+            torch.testing.assert_close(linear(states), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_weights_of_inference_mode_are_left_alone():
+    with torch.inference_mode():
+        linear = nn.Linear(4, 4)
+        prepare(linear)
+    assert type(linear) is nn.Linear, "torch does not count their changes"
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
+def test_a_layer_without_weights_is_left_alone(shape):
+    linear = nn.Linear(*shape)
+    prepare(linear)
+    with torch.inference_mode():
+        assert linear(torch.ones(2, shape[0])).shape == (2, shape[1])
+
+
 def test_a_layer_with_weights_of_another_format_is_left_alone():
     class Quantized(torch.Tensor):
         pass
