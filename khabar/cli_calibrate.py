@@ -30,14 +30,16 @@ def calibrate(
         str | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder for a calibrated copy.  [default: change MODEL]"),
     ] = None,
-    precision: Annotated[
+    wanted_precision: Annotated[
         float | None,
         typer.Option(help="Choose the lowest thresholds with this precision, such as 0.9.  [default: the best F1]"),
     ] = None,
     certainty: Annotated[
         float, typer.Option(help="Share of decisions outside the bands of uncertainty that should be right.")
     ] = 0.95,
-    report: Annotated[str | None, typer.Option(metavar="FILE", help="File for all measures, as JSON.")] = None,
+    measures: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="File for all measures, as JSON.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Fit each topic's temperature, threshold and band of uncertainty to annotated articles, and store them."""
@@ -46,10 +48,10 @@ def calibrate(
     from khabar.training.calibration import calibrate as fit
     from khabar.training.calibration import check_shares
 
-    check_shares(wanted_precision=precision, certainty=certainty)
+    check_shares(wanted_precision=wanted_precision, certainty=certainty)
     check_target(model, output)
-    if report is not None:
-        check_output(report)
+    if measures is not None:
+        check_output(measures)
 
     from tqdm import tqdm
 
@@ -67,13 +69,13 @@ def calibrate(
     for line in unknown_labels(articles, topics=tagger.topics, entity_labels=tagger.entity_labels).lines():
         say(line)
     with tqdm(total=len(articles), unit=" articles", leave=False, disable=not sys.stderr.isatty()) as bar:
-        fitted = fit(tagger, articles, wanted_precision=precision, certainty=certainty, progress=bar.update)
+        fitted = fit(tagger, articles, wanted_precision=wanted_precision, certainty=certainty, progress=bar.update)
     typer.echo(render_calibration(fitted))
 
     config = tagger.model.config
     content = {"corpus": Path(corpus).name, **fitted.to_json()}  # where it lies here means nothing elsewhere
-    if report is not None:
-        with FileSink(report) as sink:
+    if measures is not None:
+        with FileSink(measures) as sink:
             sink.write(json.dumps({"model": config.full_name, **content}, ensure_ascii=False, indent=1))
     if output is None:
         store_calibration(model, config, content)

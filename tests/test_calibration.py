@@ -414,7 +414,7 @@ def corpus(tmp_path, tiny_model):
 def test_the_command_makes_a_calibrated_copy(tiny_model_folder, corpus, tmp_path):
     before = {path.name: path.read_bytes() for path in tiny_model_folder.iterdir()}
     output, report = tmp_path / "new" / "copy", tmp_path / "report.json"
-    done = run("calibrate", tiny_model_folder, corpus, "-o", output, "--report", report, "--device", "cpu")
+    done = run("calibrate", tiny_model_folder, corpus, "-o", output, "--json", report, "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "held out" in done.stdout
     assert {path.name: path.read_bytes() for path in tiny_model_folder.iterdir()} == before
@@ -434,7 +434,7 @@ def test_the_command_makes_a_calibrated_copy(tiny_model_folder, corpus, tmp_path
 def test_the_command_changes_a_folder_in_place(tiny_model_folder, corpus):
     (tiny_model_folder / "metrics.json").write_text('{"seed": 7, "topic_bands": {"x": 0}}', encoding="utf-8")
     before = json.loads((tiny_model_folder / "config.json").read_text(encoding="utf-8"))
-    done = run("calibrate", tiny_model_folder, corpus, "--precision", 0.6, "--device", "cpu")
+    done = run("calibrate", tiny_model_folder, corpus, "--wanted-precision", 0.6, "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     after = json.loads((tiny_model_folder / "config.json").read_text(encoding="utf-8"))
     changed = {key for key in after if after[key] != before.get(key)}
@@ -455,9 +455,9 @@ def test_the_command_changes_a_folder_in_place(tiny_model_folder, corpus):
         (["someone/model", "{corpus}"], "someone/model is no folder here, so it cannot be changed; give --output"),
         (["{model}", "{corpus}", "-o", "{model}"], "is not empty; allowed: a new or an empty folder"),
         (["{model}", "{corpus}", "-o", "{corpus}"], "is a file; allowed: a new or an empty folder"),
-        (["{model}", "{corpus}", "--precision", "2"], "wanted precision is 2.0"),
+        (["{model}", "{corpus}", "--wanted-precision", "2"], "wanted precision is 2.0"),
         (["{model}", "{corpus}", "--certainty", "0.2"], "certainty is 0.2"),
-        (["{model}", "{corpus}", "--report", "{model}"], "is a folder; allowed: a file to write"),
+        (["{model}", "{corpus}", "--json", "{model}"], "is a folder; allowed: a file to write"),
         (["{model}", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )

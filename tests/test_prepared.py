@@ -255,4 +255,4 @@ def test_cpus_keep_few_kernels_unless_told_otherwise():
     )
     given = {"PATH": "", "LRU_CACHE_CAPACITY": "7"}
     done = subprocess.run([sys.executable, "-c", program], check=True, env=given, capture_output=True, text=True)
-    assert done.stdout.split() == ["128", "7"]
+    assert done.stdout.split() == ["64", "7"]
