@@ -43,6 +43,7 @@ from khabar.models.config import KhabarConfig
 from khabar.models.model import KhabarModel
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
+SHAPES = ("mini", "base")
 # Articles of a run: enough for a steady state, few enough for minutes, on two cores and on one GPU.
 COUNTS = {("mini", "cpu"): 400, ("mini", "cuda"): 10_000, ("base", "cpu"): 32, ("base", "cuda"): 10_000}
 BATCH_SIZES = (1, 8, 32)  # tried for the pipelines
@@ -64,18 +65,19 @@ def varied(texts: Sequence[str], n: int, mean_words: int) -> Iterator[str]:
         yield " ".join(words[(start + i) % len(words)] for i in range(length)).strip()
 
 
-def base_shaped(like: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> KhabarModel:
-    """Build a model on an encoder of AraBERT base's shape, with random weights: speed asks no more."""
+def base_shaped(like: Tagger) -> Tagger:
+    """Build a tagger on an encoder of AraBERT base's shape, with random weights: speed asks no more."""
     torch.manual_seed(0)
     config = KhabarConfig(
-        encoder=BertConfig(vocab_size=max(64_000, len(tokenizer))),  # 12 layers of 768
-        topics=like.config.topics,
-        entity_labels=like.config.entity_labels,
+        encoder=BertConfig(vocab_size=max(64_000, len(like.tokenizer))),  # 12 layers of 768
+        topics=like.topics,
+        entity_labels=like.entity_labels,
         name="base-shaped",
     )
     model = KhabarModel(config)
     model.train(mode=False)
-    return model
+    model.to(device=like.model.device)  # type: ignore[call-arg]
+    return Tagger(model, like.tokenizer, bf16=like.bf16, workers=like.workers)
 
 
 def compiled_taggers(tagger: Tagger) -> dict[str, Tagger]:
@@ -130,7 +132,7 @@ def measure(
     together = [article.to_json() for article in tagger.tag_many(checked)]
     same = agreement(tagger, pipelines, texts[:CHECKED])
 
-    print(f"\n{shape}: {len(texts):,} articles, {contest.n_pieces:,} pieces; {_machine(device)}")
+    print(f"\n{shape}: {len(texts):,} articles, {contest.n_pieces:,} pieces; {machine(device)}")
     own, prepared = (peak / 1e9 for peak in contest.peaks)
     print(
         f"matrix product peak {own:,.0f} GFLOP/s, with prepared weights {prepared:,.0f}; "
@@ -152,7 +154,7 @@ def measure(
         )
     return {
         "shape": shape,
-        "machine": _machine(device),
+        "machine": machine(device),
         "articles": len(texts),
         "pieces": contest.n_pieces,
         "peak_flops": contest.peaks,
@@ -216,10 +218,11 @@ def _equal(one: object, other: object) -> bool:
     return one == other
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """Name the processor or the GPU that the measures are of."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, bfloat16"
-    return f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, float32"
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _processor() -> str:
@@ -241,7 +244,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=250, help="mean length of an article")
     parser.add_argument("--count", type=int, help="articles of a run")
     parser.add_argument("--model", default="embedded", help="the model of the shape `mini`")
-    parser.add_argument("--shapes", nargs="+", choices=("mini", "base"), default=["mini", "base"])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="processes that encode and decode for the engine")
     parser.add_argument("--compiled", action="store_true", help="let the compiled encoder run too")
@@ -263,9 +266,8 @@ def main() -> None:
         device = tagger.model.device
         for shape in options.shapes:
             if shape == "base":
-                model = base_shaped(tagger.model, tagger.tokenizer).to(device=device)  # type: ignore[call-arg]
                 tagger.close()
-                tagger = Tagger(model, tagger.tokenizer, bf16=tagger.bf16, workers=tagger.workers)
+                tagger = base_shaped(tagger)
             count = options.count or COUNTS[shape, device.type]
             articles = list(varied(texts, count, options.words))
             exported = options.onnx if shape == "mini" else []

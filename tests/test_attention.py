@@ -1,0 +1,196 @@
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, BertConfig, ModernBertConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from khabar.inference import attention
+from khabar.inference.attention import attend, write_out_attention
+from khabar.inference.prepared import can_prepack, prepare
+from khabar.models.folder import load_model, save_model
+
+needs_bf16 = pytest.mark.skipif(not can_prepack(bf16=True), reason="needs a processor with bfloat16 products in oneDNN")
+
+OURS = "khabar_written_out"
+SIZES = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
+CONFIGS = {
+    "bert": BertConfig(**SIZES),
+    # Two of three layers look 4 pieces far.
+    "modernbert": ModernBertConfig(
+        **SIZES, local_attention=8, global_attn_every_n_layers=3, pad_token_id=0, cls_token_id=1, sep_token_id=2
+    ),
+}
+MASKS = {
+    "all": None,
+    "padded": torch.arange(11) < torch.tensor([11, 7, 1])[:, None],
+    "nothing to see": torch.zeros(3, 11, dtype=torch.bool),
+}
+
+
+class Layer(nn.Module):
+    is_causal = False
+
+
+@pytest.fixture
+def encoder_config(bert_config):
+    """Nothing here concerns encoders without attention."""
+    return bert_config
+
+
+@pytest.fixture
+def on_its_processor(monkeypatch):
+    monkeypatch.setattr(attention, "pays", lambda: True)
+
+
+@pytest.fixture
+def states():
+    torch.manual_seed(0)
+    return [torch.randn(3, 11, 4, 8, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
+
+
+@pytest.fixture(params=CONFIGS)
+def encoder(request, on_its_processor):
+    torch.manual_seed(0)
+    return AutoModel.from_config(CONFIGS[request.param]).eval()
+
+
+def encode(encoder, **given):
+    ids = torch.randint(3, 50, (4, 40), generator=torch.Generator().manual_seed(1))
+    seen = torch.arange(40) < torch.tensor([40, 31, 12, 1])[:, None]
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False, **given):
+        return encoder(input_ids=ids, attention_mask=seen.long()).last_hidden_state[seen]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("most", [1, 900, 2**20], ids=["a row at a time", "two rows at a time", "all at once"])
+def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, monkeypatch):
+    monkeypatch.setattr(attention, "_MOST_SCORES", most)
+    seen = MASKS[mask]
+    mask_ = None if seen is None else seen[:, None, None, :].expand(3, 1, 11, 11)
+    expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask_, scaling=0.3)
+    with torch.inference_mode():
+        got, weights = attend(Layer(), *states, mask_, scaling=0.3)
+    assert weights is None
+    assert got.dtype == torch.bfloat16
+    assert got.shape == (3, 11, 4, 8)
+    assert got.isfinite().all()
+    if mask != "nothing to see":
+        torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5, 8), (2, 4, 0, 8)], ids=["no rows", "no pieces"])
+def test_of_nothing_it_makes_nothing(shape):
+    none = torch.zeros(shape, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        got, _ = attend(Layer(), none, none, none, None)
+    assert got.shape == (shape[0], shape[2], 4, 8)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dtype": torch.float32},
+        {"is_causal": True},
+        {"mask": -9 * torch.eye(11, dtype=torch.bfloat16).expand(3, 1, 11, 11)},
+        {"position_bias": torch.arange(11 * 11.0).reshape(1, 1, 11, 11).bfloat16()},
+    ],
+    ids=["float32", "causal", "a mask of numbers", "a bias"],
+)
+def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, changed):
+    layer = Layer()
+    layer.is_causal = changed.get("is_causal", False)
+    given = [one.to(changed.get("dtype", torch.bfloat16)) for one in states]
+    named = {name: value for name, value in changed.items() if name == "position_bias"}
+    with torch.inference_mode():
+        expected, _ = sdpa_attention_forward(layer, *given, changed.get("mask"), **named)
+        got, _ = attend(layer, *given, changed.get("mask"), **named)
+    assert torch.equal(got, expected)
+
+
+def test_an_encoder_says_what_it_said(encoder):
+    with torch.inference_mode():
+        exact = encode(encoder, enabled=False)
+        before = encode(encoder)
+        write_out_attention(encoder)
+        after = encode(encoder)
+    assert encoder.config._attn_implementation == OURS
+    assert not torch.equal(after, before)
+    assert (after - exact).abs().max() <= 3 * (before - exact).abs().max()
+
+
+def test_outside_inference_mode_nothing_changes(encoder):
+    before = encode(encoder)
+    before.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None]
+    encoder.zero_grad()
+    write_out_attention(encoder)
+    after = encode(encoder)
+    after.square().sum().backward()
+    assert torch.equal(after, before)
+    for parameter, gradient in zip(
+        [parameter for parameter in encoder.parameters() if parameter.grad is not None], gradients, strict=True
+    ):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_in_float32_nothing_changes(encoder):
+    with torch.inference_mode():
+        before = encode(encoder, enabled=False)
+        write_out_attention(encoder)
+        assert torch.equal(encode(encoder, enabled=False), before)
+
+
+@pytest.mark.parametrize(
+    ("has", "does"),
+    [
+        ({"avx512_bf16": True, "amx_tile": False}, True),
+        ({"avx512_bf16": True, "amx_tile": True}, False),
+        ({"avx512_bf16": False}, False),
+        ({}, False),
+    ],
+)
+@needs_bf16
+def test_it_goes_by_what_the_processor_has(tiny_model, monkeypatch, has, does):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    prepare(tiny_model.encoder, bf16=True)
+    assert (tiny_model.encoder.config._attn_implementation == OURS) == does
+
+
+def test_a_torch_that_does_not_say_what_the_processor_has_changes_nothing(tiny_model, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    prepare(tiny_model.encoder, bf16=True)
+    assert tiny_model.encoder.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_attends_otherwise_by_choice_goes_on_so(encoder):
+    encoder.set_attn_implementation("eager")
+    write_out_attention(encoder)
+    assert encoder.config._attn_implementation == "eager"
+
+
+@needs_bf16
+def test_nothing_of_it_is_saved(tiny_model, tokenizer, tmp_path, on_its_processor):
+    prepare(tiny_model.encoder, bf16=True)
+    assert tiny_model.encoder.config._attn_implementation == OURS
+    save_model(tiny_model, tokenizer, tmp_path / "saved")
+    assert OURS not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
+    loaded, _ = load_model(tmp_path / "saved")
+    assert loaded.encoder.config._attn_implementation == "sdpa"
+
+
+@needs_bf16
+def test_a_prepared_model_works_in_another_process(tiny_model, tmp_path, on_its_processor):
+    prepare(tiny_model.encoder, bf16=True)
+    path = tmp_path / "encoder.pickle"
+    path.write_bytes(pickle.dumps(tiny_model.encoder))
+    program = (
+        "import pickle, sys, torch; encoder = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):\n"
+        "    print(encoder(input_ids=torch.tensor([[3, 4, 5]])).last_hidden_state.shape[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["3"]
