@@ -54,6 +54,7 @@ class Positions:
     def __init__(self, called: nn.Module) -> None:
         self.total = 0
         self.real: Tensor | int = 0
+        self._adding = threading.Lock()  # the engine runs several passes at once
         self._hook = called.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def __enter__(self) -> Positions:
@@ -63,8 +64,10 @@ class Positions:
         self._hook.remove()
 
     def _count(self, _called: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.total += named["attention_mask"].numel()
-        self.real = self.real + named["attention_mask"].sum()  # not read here: a GPU would have to stop for it
+        mask: Tensor = named["attention_mask"]
+        with self._adding:
+            self.total += mask.numel()
+            self.real = self.real + mask.sum()  # not read here: a GPU would have to stop for it
 
 
 class PeakMemory:

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import cache
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -80,17 +79,22 @@ class Lanes:
             del future, function, arguments  # nothing is held while there is no work
 
 
-@cache
+_lanes: dict[tuple[int, int], Lanes] = {}
+
+
 def lanes(n: int, processors: int) -> Lanes:
     """Give the process's n threads with so many processors; all who ask for the same share them."""
-    return Lanes(n, processors)
+    with _changing:
+        if (n, processors) not in _lanes:
+            _lanes[n, processors] = Lanes(n, processors)
+        return _lanes[n, processors]
 
 
 def _start_anew() -> None:
     """In a forked child: none of its parent's threads is there, and what one of them held it will not give back."""
     global _changing  # noqa: PLW0603
     _changing = threading.Lock()
-    lanes.cache_clear()
+    _lanes.clear()
 
 
 if hasattr(os, "register_at_fork"):

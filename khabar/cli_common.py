@@ -7,6 +7,7 @@ it right; 130 Ctrl-C; 141 the reader of the output has gone; 143 told to stop.
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import signal
@@ -39,8 +40,10 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
         except CorpusError as error:
             for problem in error.problems:
                 say(f"error: {problem}")
-            if len(error.problems) > 1:
-                say(f"{len(error.problems):,} problems")
+            total = len(error.problems) + error.n_more
+            if total > 1:
+                more = f", of which {error.n_more:,} are not listed" if error.n_more else ""
+                say(f"{total:,} problems{more}")
             raise typer.Exit(NOT_DONE) from None
         except KhabarError as error:
             for line in str(error).splitlines():
@@ -76,13 +79,15 @@ def _say_notes(error: BaseException) -> None:
 
 
 def say(line: str) -> None:
-    """Write a line to standard error, whatever its encoding can hold."""
-    encoding = sys.stderr.encoding or "utf-8"
-    typer.echo(line.encode(encoding, "backslashreplace").decode(encoding), err=True)
+    """Write a line to standard error."""
+    typer.echo(line, err=True)
 
 
 def quiet_libraries() -> None:
-    """Set up logging, and keep other packages' notes and bars off standard error."""
+    """Set up logging, keep other packages' notes and bars off standard error, and escape what an encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("khabar").setLevel(logging.INFO)
     for library in ("accelerate", "gensim"):

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -186,7 +187,6 @@ def _refuse_constant(name: str) -> object:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
+        twice = sorted(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise ValueError(f"key {', '.join(map(show, twice))} stands twice in one object; allowed: once")
     return row

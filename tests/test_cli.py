@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import khabar
 from khabar.cli import app
+from khabar.models.errors import MOST_KEPT
 
 LINES = Path(__file__).parent / "data" / "lines.txt"
 ARTICLES = Path(__file__).parent / "data" / "articles.jsonl"
@@ -228,6 +229,27 @@ def test_output_is_utf8_whatever_the_terminal_says(tmp_path):
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert json.loads(out.decode("utf-8"))["id"] == "خبر"
+
+
+def test_tables_are_printed_whatever_letters_an_encoding_has(tmp_path):
+    rows = [{"id": f"a{i}", "text": "بغداد", "topics": ["هجوم"]} for i in range(3)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    windows = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    process = start("data", "check", path, stdout=subprocess.PIPE, env=windows)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert rb"  topic \u0647\u062c\u0648\u0645" in out
+    assert b"Traceback" not in errors
+
+
+def test_problems_that_are_not_listed_are_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": 1, "topics": 1}\n' * (MOST_KEPT // 2 + 3), encoding="utf-8")
+    done = run("data", "agreement", path, path)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == f"{MOST_KEPT + 6:,} problems, of which 6 are not listed"
+    assert done.stderr.count("\n") == MOST_KEPT + 1
 
 
 # --- train, evaluate

@@ -239,6 +239,7 @@ def test_static_vectors_put_like_pieces_together() -> None:
         ({"architecture": "mamba"}, "architecture is 'mamba', must be one of recurrent, transformer"),
         ({"objective": "masked-lm"}, "objective of a recurrent encoder is 'masked-lm', must be one of cloze"),
         ({"warmup": 0.7, "decay": 0.7}, "warmup 0.7 and decay 0.7 together exceed"),
+        ({"seed": 2**32}, r"seed is 4294967296, must be in \[0, 4294967296\)"),
         ({"rows": -1}, "rows is -1, must be at least 1"),
         ({"hidden_size": 15}, "hidden_size is 15, must be even"),
     ],

@@ -62,6 +62,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"layer_decay": 0.0}, "layer_decay is 0.0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"frozen_epochs": -1}, "frozen_epochs is -1"),
+        ({"seed": -1}, r"seed is -1, must be in \[0, 4294967296\)"),
         ({"precision": "int8"}, "precision is 'int8', must be one of auto, fp32, bf16, fp16"),
     ],
 )

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -63,6 +64,24 @@ def test_lanes_share_processors_out_and_are_shared():
     done = [future.result() for future in [lanes(3, 6).submit(work) for _ in range(3)]]
     assert len({ident for ident, _ in done}) == 3
     assert [n for _, n in done] == [2, 2, 2]
+
+
+def ask_for_lanes(processors, together):
+    together.wait(timeout=60)
+    return lanes(1, processors)
+
+
+def test_who_first_ask_together_share_one_set_of_lanes():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for n in range(20, 40):
+            with ThreadPoolExecutor(8) as pool:
+                together = threading.Barrier(8)
+                waiting = [pool.submit(ask_for_lanes, n, together) for _ in range(8)]
+            assert len({id(future.result()) for future in waiting}) == 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_lane_goes_on_after_an_error_and_passes_over_what_is_cancelled():

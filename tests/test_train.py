@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel, RoFormerConfig, RoFormerModel
 
 from khabar.inference.tagger import load
 from khabar.models.errors import KhabarError, ModelFolderError
+from khabar.models.folder import save_model
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.corpora import load_corpus
 from khabar.training.evaluate import evaluate, parts_of
@@ -295,3 +297,28 @@ def test_frozen_epochs_leave_the_pretrained_parts_as_they_are(settings, encoder_
         train(replace(settings, frozen_epochs=1, dev=None, output=f"{settings.output}-2"), progress_bar=False).folder
     )
     assert not any(torch.equal(value, thawed[f"encoder.{name}"]) for name, value in before.items())
+
+
+def test_what_an_encoder_holds_fixed_gets_no_gradient(settings, tokenizer, tmp_path):
+    """A new RoFormer's table of positions is computed, not learned."""
+    config = RoFormerConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    save_model(AutoModel.from_config(config), tokenizer, tmp_path / "roformer")
+    seen = []
+
+    def look(module, _inputs):
+        seen.extend(one.requires_grad for name, one in module.named_parameters() if "embed_positions" in name)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: look(module, inputs) if isinstance(module, RoFormerModel) else None
+    )
+    try:
+        train(
+            replace(settings, encoder=str(tmp_path / "roformer"), from_scratch=True, dev=None, epochs=1),
+            progress_bar=False,
+        )
+    finally:
+        hook.remove()
+    assert seen
+    assert not any(seen)

@@ -93,6 +93,8 @@ class Run:
             f"{settings.batch_pieces:,}",
             settings.learning_rate,
         )
+        # What an encoder itself holds fixed stays so, whatever else is frozen for a while.
+        self.pretrained = [one for one in pretrained_parameters(model.encoder) if one.requires_grad]
         optimizer = make_optimizer(model, settings)
         n_steps = self.steps_per_epoch * settings.epochs
         schedule = make_schedule(optimizer, n_steps=n_steps, warmup=settings.warmup)
@@ -145,7 +147,7 @@ class Run:
         began = time.monotonic()
         lines = LogLines(logger, shown=bar.disable and self.accelerator.is_main_process)
         progress = self.progress
-        for parameter in pretrained_parameters(self.accelerator.unwrap_model(self.model).encoder):
+        for parameter in self.pretrained:
             parameter.requires_grad_(progress.epoch >= self.settings.frozen_epochs)
         for indices in self._batches_to_go():
             batch = collate_examples(self.examples[indices], self.windows)

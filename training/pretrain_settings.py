@@ -121,6 +121,7 @@ class PretrainSettings:
             check_range(name, getattr(self, name), at_least=1)
         check_range("length", self.length, at_least=8)
         check_range("vector_passes", self.vector_passes, at_least=0)
+        check_range("seed", self.seed, at_least=0, below=2**32)
         for name in ("passes", "learning_rate", "max_grad_norm"):
             check_range(name, getattr(self, name), above=0)
         for name in ("warmup", "decay", "held_out"):

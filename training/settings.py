@@ -121,6 +121,7 @@ class TrainSettings:
         check_range("layer_decay", self.layer_decay, above=0, at_most=1)
         for name in ("weight_decay", "frozen_epochs"):
             check_range(name, getattr(self, name), at_least=0)
+        check_range("seed", self.seed, at_least=0, below=2**32)
         check_range("max_drop", self.max_drop, at_least=0, at_most=100)
         check_choice("precision", self.precision, PRECISIONS)
         check_whole_device(self.device)

@@ -5,6 +5,7 @@ Turns what happens to requests and batches into metrics in a registry of their o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -83,11 +84,13 @@ class _Pieces(Collector):
     def __init__(self, encoder: nn.Module) -> None:
         # A tensor where the encoder is: to read the sum of each batch would make a GPU wait.
         self._total = torch.zeros((), dtype=torch.int64)
+        self._adding = threading.Lock()  # a CPU runs several batches at once
         encoder.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, _encoder: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
         total = named["attention_mask"].sum()
-        self._total = self._total.to(total.device) + total
+        with self._adding:
+            self._total = self._total.to(total.device) + total
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Give the count, as a registry asks for it."""

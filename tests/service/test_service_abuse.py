@@ -173,12 +173,14 @@ def test_what_is_no_http_is_refused_and_the_connection_closed(port, content):
 def test_hostile_json_is_refused_in_one_answer_each(port):
     deep = b'{"articles": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     objects = b'{"articles": [{"text": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}]}"
+    keys = b'{"articles": [{' + b",".join(b'"%d": 1' % (i % 60_000) for i in range(60_001)) + b"}]}"
     many = b'{"articles": [' + b"[]," * 1_000_000 + b"[]]}"
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=JSON, timeout=60) as client:
         for content, status in (
             (deep, 400),
             (objects, 400),
             (many, 422),
+            (keys, 400),
             (b'{"articles": [{"text": "a", "text": "b"}]}', 400),
             (b'{"articles": [{"text": "a", "id": 1e999}]}', 422),
             (b'{"articles": [{"text": "\\udc00\\ud800"}]}', 422),
