@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from khabar.models.ranges import check_range
 LAST_WORDS = 30  # seconds
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier model in the output folder.")]
 
 
 @one_line_errors
@@ -114,9 +116,7 @@ def train(
         int, typer.Option(help="First try so many settings around the given ones, and take the best on dev.")
     ] = 0,
     resume: Resume = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier model in the output folder.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a model on labelled corpora.
 
@@ -136,10 +136,6 @@ def train(
 
     settings = read_settings(config, given)
 
-    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
-    if not speaks:
-        logging.getLogger("khabar").setLevel(logging.ERROR)
-
     from khabar.training.evaluate import render
     from khabar.training.search import render_trials
     from khabar.training.search import search as find
@@ -148,7 +144,7 @@ def train(
 
     more_metrics = {}
     options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress_bar": sys.stderr.isatty()}
-    try:
+    with _one_speaks() as speaks:
         if search:
             found = find(settings, search, **options)
             settings, more_metrics["search"] = found.settings, {"trials": found.trials}
@@ -158,10 +154,6 @@ def train(
             result = train_seeds(settings, seeds, more_metrics=more_metrics, **options)
         else:
             result = train_once(settings, more_metrics=more_metrics, **options)
-    except KhabarError:
-        if not speaks:
-            time.sleep(LAST_WORDS)
-        raise
     if not speaks:
         return
     report = result.metrics["dev"]
@@ -181,7 +173,7 @@ def pretrain(
         list[str],
         typer.Argument(
             metavar="TEXT",
-            help="Text, plain or .zst: one paragraph a line, an empty line between articles.",
+            help="Text, plain, .gz or .zst: one paragraph a line, an empty line between articles.",
         ),
     ],
     *,
@@ -226,9 +218,10 @@ def pretrain(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pretrain an encoder on plain text."""
-    given = _given(locals(), but=("texts", "resume"))
+    given = _given(locals(), but=("texts", "resume", "overwrite"))
     _require(given, output="--output")
 
     from khabar.training.pretrain_settings import PretrainSettings
@@ -237,7 +230,24 @@ def pretrain(
 
     from khabar.training.pretrain import pretrain as run
 
-    run(settings, resume=resume)
+    with _one_speaks() as speaks:
+        result = run(settings, resume=resume, overwrite=overwrite)
+    if speaks:
+        say(f"encoder saved in {result.folder}")
+
+
+@contextmanager
+def _one_speaks() -> Iterator[bool]:
+    """Let one of the processes that torchrun starts log and complain; tell whether this is the one."""
+    speaks = os.environ.get("RANK", "0") == "0"
+    if not speaks:
+        logging.getLogger("khabar").setLevel(logging.ERROR)
+    try:
+        yield speaks
+    except KhabarError:
+        if not speaks:
+            time.sleep(LAST_WORDS)
+        raise
 
 
 def _given(values: Mapping[str, Any], *, but: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Turns what a user writes for a device into a torch device, and never falls back in silence.
+"""Turns what a user writes for a device or a precision of training into torch's, and never falls back in silence.
 
 Knows torch's devices; knows nothing of models.
 """
@@ -41,3 +41,20 @@ def choose_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device is {device!r}, but there are only {torch.cuda.device_count()} CUDA devices")
     return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Choose the precision to train in: `auto` takes bf16 on a GPU that has it, else fp32.
+
+    Args:
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        device: Where it is computed.
+
+    Raises:
+        DeviceError: If the device cannot compute in it.
+    """
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("precision is 'fp16', which needs a GPU; on this device use fp32 or bf16")
+    return precision

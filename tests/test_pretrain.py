@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from khabar.models.errors import KhabarError
@@ -98,23 +105,27 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[2]], ids=["recurrent", "transformer"])
-def test_a_killed_run_goes_on_exactly(
-    text_file: Path, tmp_path: Path, variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = pretrain(small_settings(text_file, tmp_path / "whole", **variant))
-
+def kill_at_the_first_checkpoint(settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     save = Checkpoints.save
 
     def save_and_die(self: Checkpoints, *arguments: Any) -> None:
         save(self, *arguments)
         raise KilledError
 
-    monkeypatch.setattr(pretrain_loop.Checkpoints, "save", save_and_die)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_loop.Checkpoints, "save", save_and_die)
+        with pytest.raises(KilledError):
+            pretrain(settings)
+
+
+@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[2]], ids=["recurrent", "transformer"])
+def test_a_killed_run_goes_on_exactly(
+    text_file: Path, tmp_path: Path, variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain(small_settings(text_file, tmp_path / "whole", **variant))
+
     settings = small_settings(text_file, tmp_path / "killed", **variant)
-    with pytest.raises(KilledError):
-        pretrain(settings)
-    monkeypatch.undo()
+    kill_at_the_first_checkpoint(settings, monkeypatch)
     with pytest.raises(KhabarError, match="go on with --resume"):
         pretrain(settings)
     resumed = pretrain(settings, resume=True)
@@ -176,22 +187,92 @@ def test_masks_spare_special_pieces() -> None:
     assert (rows.gather(1, positions) > 3).all()
 
 
-def test_stream_holds_every_article_between_special_pieces(text_file: Path, tmp_path: Path) -> None:
+def test_stream_holds_every_article_between_special_pieces(text_file: Path) -> None:
     tokenizer = build_tokenizer(train_vocabulary(text_file.read_text(encoding="utf-8").splitlines(), 260))
-    stream = encode_corpus([text_file], tokenizer, tmp_path)
+    stream = encode_corpus([text_file], tokenizer)
     articles = list(read_articles([text_file]))
     assert len(articles) == 30
     assert stream.tolist() == [piece for article in articles for piece in tokenizer(article)["input_ids"]]
-    written = next(tmp_path.glob("*.npy")).stat().st_mtime_ns
-    encode_corpus([text_file], tokenizer, tmp_path)
-    assert next(tmp_path.glob("*.npy")).stat().st_mtime_ns == written
 
 
-def test_reads_compressed_text(text_file: Path, tmp_path: Path) -> None:
-    zstandard = pytest.importorskip("zstandard")
-    packed = tmp_path / "news.txt.zst"
-    packed.write_bytes(zstandard.ZstdCompressor().compress(text_file.read_bytes()))
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_reads_compressed_text_and_misses_its_end(text_file: Path, tmp_path: Path, ending: str) -> None:
+    if ending == ".gz":
+        content = gzip.compress(text_file.read_bytes())
+    else:
+        zstandard = pytest.importorskip("zstandard", reason="needs khabar[formats]")
+        content = zstandard.ZstdCompressor().compress(text_file.read_bytes())
+    packed = tmp_path / f"news.txt{ending}"
+    packed.write_bytes(content)
     assert list(read_articles([packed])) == list(read_articles([text_file]))
+    packed.write_bytes(content[: len(content) // 2])
+    with pytest.raises(KhabarError, match=r"is cut off: its \w+ data lacks its end"):
+        list(read_articles([packed]))
+
+
+def test_an_encoder_is_not_replaced_unasked(text_file: Path, tmp_path: Path) -> None:
+    pretrain(small_settings(text_file, tmp_path, passes=1.0))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    other = small_settings(text_file, tmp_path, passes=1.0, seed=1)
+    with pytest.raises(KhabarError, match=r"already holds config\.json, .*; give another --output, or --overwrite"):
+        pretrain(other)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    pretrain(other, overwrite=True)
+    assert (tmp_path / "model.safetensors").read_bytes() != before["model.safetensors"]
+
+
+def test_nothing_is_taken_from_a_run_on_another_text(text_file: Path, tmp_path: Path, monkeypatch) -> None:
+    """A run that was killed before its first checkpoint leaves its vocabulary, pieces and vectors behind."""
+    changes = {"vector_passes": 1, "passes": 1.0}
+    expected = pretrain(small_settings(text_file, tmp_path / "expected", **changes)).folder
+    text = text_file.read_text(encoding="utf-8")
+    other = tmp_path / "other.txt"
+    other.write_text(text.replace("بغداد", "دمشق").replace("جسرا", "نفقا"), encoding="utf-8")
+    monkeypatch.setattr("khabar.training.pretrain.build_pretraining", Mock(side_effect=KilledError))
+    with pytest.raises(KilledError):
+        pretrain(small_settings(other, tmp_path / "out", **changes))
+    assert len(list((tmp_path / "out" / "cache").iterdir())) == 3
+    monkeypatch.undo()
+    output = pretrain(small_settings(text_file, tmp_path / "out", **changes)).folder
+    for name in ("tokenizer.json", "model.safetensors"):
+        assert (output / name).read_bytes() == (expected / name).read_bytes()
+    assert not (output / "cache").exists()
+
+
+def test_a_run_does_not_go_on_with_a_changed_text(text_file: Path, tmp_path: Path, monkeypatch) -> None:
+    text = tmp_path / "news.txt"
+    text.write_bytes(text_file.read_bytes())
+    settings = small_settings(text, tmp_path / "out")
+    kill_at_the_first_checkpoint(settings, monkeypatch)
+    same_length = text.read_text(encoding="utf-8").replace("بغداد", "دغباد")
+    text.write_text(same_length, encoding="utf-8")
+    with pytest.raises(KhabarError, match=r"cannot resume from other material: .*text 1 \(news\.txt\) was"):
+        pretrain(settings, resume=True)
+
+
+def test_two_processes_share_the_rows(text_file: Path, tmp_path: Path) -> None:
+    flags = {name: value for name, value in asdict(small_settings(text_file, tmp_path)).items() if value is not None}
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if name != "texts"]
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "khabar")
+    done = subprocess.run(
+        [sys.executable, *torchrun, "pretrain", str(text_file), *given, "--passes=1"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("training a vocabulary") == 1
+    assert done.stderr.count("encoder saved in") == 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["processes"] == 2
+    load_encoder(tmp_path)
+
+
+def test_rows_that_processes_cannot_share_are_refused(text_file: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    with pytest.raises(KhabarError, match="rows is 8, must be a multiple of the 3 processes"):
+        pretrain(small_settings(text_file, tmp_path))
 
 
 def test_batches_are_arithmetic() -> None:

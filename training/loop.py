@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from khabar.inference.tagger import Tagger
 from khabar.models.article import Article
 from khabar.models.batch import WindowSettings
-from khabar.models.device import choose_device
-from khabar.models.errors import KhabarError
+from khabar.models.device import choose_device, choose_precision
 from khabar.models.folder import save_model
 from khabar.models.model import KhabarModel
 from khabar.training.batching import BatchPlan, collate_examples
@@ -54,11 +52,7 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
         KhabarError: If the device is not there, or cannot compute in the precision.
     """
     device = choose_device(settings.device)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise KhabarError("precision is 'fp16', which needs a GPU; on this device use fp32 or bf16")
+    precision = choose_precision(settings.precision, device)
     # Parameters that are frozen for a while have no gradients that processes could wait for.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=settings.frozen_epochs > 0)
     return Accelerator(

@@ -5,9 +5,12 @@ Puts the steps of pretraining in order; what each of them does stands in the `pr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
-from khabar.models.device import choose_device
-from khabar.models.folder import save_model
+from khabar.models.device import choose_device, choose_precision
+from khabar.models.errors import KhabarError
+from khabar.models.folder import move_files, save_model
 from khabar.models.text import build_tokenizer, load_tokenizer, train_vocabulary
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.pretrain_build import Pretraining, build_pretraining
@@ -28,6 +31,9 @@ from khabar.training.pretrain_data import PieceBatches, encode_corpus, held_out,
 from khabar.training.pretrain_loop import run_steps
 from khabar.training.pretrain_report import measured_peak_flops, save_loss_curve
 from khabar.training.pretrain_settings import PretrainSettings
+from khabar.training.processes import join_processes, on_main
+from khabar.training.provenance import sha256_of
+from khabar.training.train import check_output_folder
 from khabar.training.vectors import static_vectors
 
 logger = logging.getLogger(__name__)
@@ -43,7 +49,7 @@ class PretrainResult:
     metrics: dict[str, Any]
 
 
-def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainResult:
+def pretrain(settings: PretrainSettings, *, resume: bool = False, overwrite: bool = False) -> PretrainResult:
     """Pretrain an encoder on plain text and save it to `settings.output`.
 
     Several processes (torchrun, accelerate launch) share each step's rows. Measurements go to the log.
@@ -52,26 +58,34 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         settings: What to train on and how.
         resume: Go on from the newest checkpoint under `settings.output`, if there is one. On a CPU the
             weights come out as if the run had never stopped.
+        overwrite: Replace an earlier model or encoder there.
 
     Raises:
-        KhabarError: If a text, the tokenizer, the device or the output cannot be used.
+        KhabarError: If a text, the tokenizer, the device or the output cannot be used, or the processes cannot share
+            a step's rows evenly.
     """
-    device = choose_device(settings.device)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     output = Path(settings.output)
     checkpoints = Checkpoints(output / "checkpoints", asdict(settings) | {"output": "", "device": ""})
-    checkpoints.begin(resume=resume)  # refuses before hours of work, not after
-    with accelerator.main_process_first():
-        tokenizer = _tokenizer(settings, output / "cache")
-        stream = encode_corpus(settings.texts, tokenizer, output / "cache")
-    read, kept_back = held_out(stream, settings.held_out)
-    with accelerator.main_process_first():
-        vectors = _vectors(settings, read, len(tokenizer), output / "cache")
+    going_on = resume and checkpoints.folder.exists()
+    check_output_folder(settings.output, going_on=going_on, overwrite=overwrite)
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    join_processes(device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    if settings.rows % accelerator.num_processes:
+        raise KhabarError(f"rows is {settings.rows}, must be a multiple of the {accelerator.num_processes} processes")
+    on_main(lambda: checkpoints.begin(resume=resume))  # refuses before hours of work, not after
+    material = _Material(settings, output / "cache")
+    tokenizer = material.tokenizer
+    read, kept_back = held_out(material.stream, settings.held_out)
+    vectors = material.vectors(read)
 
-    checkpoints.confirm({"pieces": len(stream), "processes": accelerator.num_processes})
+    texts = {
+        f"text {place} ({Path(text).name})": digest[:12]
+        for place, (text, digest) in enumerate(zip(settings.texts, material.digests, strict=True), start=1)
+    }
+    origin = texts | {"pieces": len(material.stream), "processes": accelerator.num_processes}
+    on_main(lambda: checkpoints.confirm(origin))
     set_seed(settings.seed)
     batches = PieceBatches(stream=read, rows=settings.rows, length=settings.length, seed=settings.seed)
     counts = np.bincount(read, minlength=len(tokenizer))
@@ -99,47 +113,97 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False) -> PretrainRes
         report=_log,
     )
     metrics = _metrics(settings, pretraining, progress, len(read), precision, accelerator)
-    if accelerator.is_main_process:
-        save_model(pretraining.encoder, tokenizer, output)
+
+    def write() -> None:
+        finished = checkpoints.finished
+        save_model(pretraining.encoder, tokenizer, finished)
         text = json.dumps(metrics, ensure_ascii=False, indent=1)
-        (output / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        save_loss_curve(progress.history, output / "loss.png", title=f"{settings.chosen_objective} pretraining")
+        (finished / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        save_loss_curve(progress.history, finished / "loss.png", title=f"{settings.chosen_objective} pretraining")
+        move_files(finished, output)
+        shutil.rmtree(material.cache)
         checkpoints.clear()
-    accelerator.wait_for_everyone()
+
+    on_main(write)
     return PretrainResult(folder=output, metrics=metrics)
 
 
-def _tokenizer(settings: PretrainSettings, cache: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer that was named, or the one this output trained before, or train one."""
-    if settings.tokenizer is not None:
-        return load_tokenizer(settings.tokenizer)
-    if not (cache / "tokenizer.json").is_file():
-        logger.info("training a vocabulary of %d pieces", settings.vocab_size)
-        vocabulary = train_vocabulary(filter(None, read_lines(settings.texts)), settings.vocab_size)
-        build_tokenizer(vocabulary).save_pretrained(cache)
-    return load_tokenizer(cache)
+class _Material:
+    """What a run is made from.
+
+    Each part is made in the main process and kept in the cache under a name that says what it was made from, so that
+    a run that was killed takes it from there.
+
+    Attributes:
+        digests: Of each text, its SHA-256.
+        tokenizer: The one that was named, or one with a vocabulary trained on the texts.
+        stream: (n_pieces,) the texts' piece ids, read from disk as they are needed.
+    """
+
+    def __init__(self, settings: PretrainSettings, cache: Path) -> None:
+        self.settings, self.cache = settings, cache
+        self.digests: list[str] = on_main(lambda: list(map(_digest, settings.texts)))
+        self.tokenizer = load_tokenizer(self._vocabulary() if settings.tokenizer is None else settings.tokenizer)
+        self._pieces = self._kept("pieces", [self.digests, self.tokenizer.backend_tokenizer.to_str()], self._encode)
+        self.stream: NDArray[np.integer] = np.load(self._pieces, mmap_mode="r")
+
+    def _vocabulary(self) -> Path:
+        settings = self.settings
+
+        def make(folder: Path) -> None:
+            logger.info("training a vocabulary of %d pieces", settings.vocab_size)
+            vocabulary = train_vocabulary(filter(None, read_lines(settings.texts)), settings.vocab_size)
+            build_tokenizer(vocabulary).save_pretrained(folder)
+
+        return self._kept("vocabulary", [self.digests, settings.vocab_size], make)
+
+    def _encode(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, encode_corpus(self.settings.texts, self.tokenizer))
+
+    def vectors(self, read: NDArray[np.integer]) -> NDArray[np.float32] | None:
+        """Train static vectors on the pieces that will be trained on; None where the encoder starts without."""
+        settings = self.settings
+        if settings.architecture != "recurrent" or not settings.vector_passes:
+            return None
+
+        def make(path: Path) -> None:
+            logger.info("training static vectors, %d passes", settings.vector_passes)
+            trained = static_vectors(
+                read,
+                len(self.tokenizer),
+                settings.embedding_size,
+                epochs=settings.vector_passes,
+                seed=settings.seed,
+                workers=torch.get_num_threads(),
+            )
+            with path.open("wb") as file:
+                np.save(file, trained)
+
+        made_from = [self._pieces.name, len(read), settings.embedding_size, settings.vector_passes, settings.seed]
+        loaded: NDArray[np.float32] = np.load(self._kept("vectors", made_from, make))
+        return loaded
+
+    def _kept(self, kind: str, made_from: object, make: Callable[[Path], None]) -> Path:
+        """Have something made, whole or not at all, unless it is there; give its place."""
+        digest = hashlib.sha256(json.dumps(made_from, ensure_ascii=False).encode()).hexdigest()[:16]
+        target = self.cache / f"{kind}-{digest}"
+
+        def make_missing() -> None:
+            if not target.exists():
+                self.cache.mkdir(parents=True, exist_ok=True)
+                partial = self.cache / f".{target.name}"
+                make(partial)
+                partial.replace(target)
+
+        on_main(make_missing)
+        return target
 
 
-def _vectors(
-    settings: PretrainSettings, stream: NDArray[np.integer], vocab_size: int, cache: Path
-) -> NDArray[np.float32] | None:
-    """Train static vectors, or load the ones this output trained before."""
-    if settings.architecture != "recurrent" or not settings.vector_passes:
-        return None
-    path = cache / f"vectors-{vocab_size}x{settings.embedding_size}-{settings.vector_passes}.npy"
-    if not path.is_file():
-        logger.info("training static vectors, %d passes", settings.vector_passes)
-        vectors = static_vectors(
-            stream,
-            vocab_size,
-            settings.embedding_size,
-            epochs=settings.vector_passes,
-            seed=settings.seed,
-            workers=torch.get_num_threads(),
-        )
-        np.save(path, vectors)
-    loaded: NDArray[np.float32] = np.load(path)
-    return loaded
+def _digest(path: str) -> str:
+    if not Path(path).is_file():
+        raise KhabarError(f"{path}: no such text file")
+    return sha256_of(Path(path))
 
 
 class _Measure:

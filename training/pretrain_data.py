@@ -1,18 +1,15 @@
-"""Plain text files -> one stream of piece ids on disk -> batches of equal rows, the same for the same step.
+"""Plain text files -> one stream of piece ids -> batches of equal rows, the same for the same step.
 
 Knows text files and a tokenizer; knows nothing of models or objectives.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -20,39 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from khabar.models.errors import KhabarError, MissingExtraError
+from khabar.inference.compressed import open_bytes
+from khabar.models.errors import KhabarError
 
 _ENCODED_TOGETHER = 512  # articles a call of the fast tokenizer
 
 
 def read_lines(paths: Sequence[str | Path]) -> Iterator[str]:
-    """Read the lines of text files, plain or ``.zst``; an empty line follows each file.
+    """Read the lines of text files, compressed or not; an empty line follows each file.
 
     Raises:
-        KhabarError: If a file is missing or not UTF-8.
+        KhabarError: If a file is missing or not UTF-8, or its compressed data is damaged or cut off.
+        MissingExtraError: If it is Zstandard and the package for that is not installed.
     """
     for path in map(Path, paths):
         if not path.is_file():
             raise KhabarError(f"{path}: no such text file")
         try:
-            with path.open("rb") as raw, _decompressed(path, raw) as stream:
+            with open_bytes(path) as stream:
                 for line in io.TextIOWrapper(stream, encoding="utf-8"):
                     yield line.rstrip("\n")
         except UnicodeDecodeError as error:
             raise KhabarError(f"{path}: not UTF-8 ({error.reason})") from error
         yield ""
-
-
-def _decompressed(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    """Give a stream of a file's content."""
-    if path.suffix != ".zst":
-        return raw
-    try:
-        import zstandard
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("train", f"reading {path}") from error
-    stream: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(raw)
-    return stream
 
 
 def read_articles(paths: Sequence[str | Path]) -> Iterator[str]:
@@ -66,50 +53,32 @@ def read_articles(paths: Sequence[str | Path]) -> Iterator[str]:
             paragraphs = []
 
 
-def encode_corpus(
-    paths: Sequence[str | Path], tokenizer: PreTrainedTokenizerFast, folder: str | Path
-) -> NDArray[np.integer]:
-    """Encode articles, each between the tokenizer's two special pieces, into one stream kept on disk.
-
-    An earlier call's stream is taken as it is if the files' names and sizes and the tokenizer are the same.
+def encode_corpus(paths: Sequence[str | Path], tokenizer: PreTrainedTokenizerFast) -> NDArray[np.integer]:
+    """Encode articles, each between the tokenizer's two special pieces, into one stream.
 
     Args:
         paths: Text files.
         tokenizer: A fast tokenizer.
-        folder: Where the stream lies.
 
     Returns:
-        (n_pieces,) piece ids, read from disk as they are needed.
+        (n_pieces,) piece ids, in as few bytes each as the vocabulary allows.
 
     Raises:
-        KhabarError: If the files hold no text.
+        KhabarError: If a file cannot be read, or the files hold no text.
     """
-    folder = Path(folder)
     backend = tokenizer.backend_tokenizer
-    sources = [(str(path), Path(path).stat().st_size if Path(path).is_file() else -1) for path in paths]
-    key = hashlib.sha256(f"{sources}{backend.to_str()}".encode()).hexdigest()[:16]
-    target = folder / f"pieces-{key}.npy"
-    if not target.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        arrays: list[NDArray[np.integer]] = []
-        together: list[str] = []
-        for article in read_articles(paths):
-            together.append(article)
-            if len(together) == _ENCODED_TOGETHER:
-                arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
-                together = []
-        arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
-        if not arrays:
-            raise KhabarError(f"{', '.join(map(str, paths))}: no text to pretrain on")
-        partial = folder / f".{target.name}"
-        with partial.open("wb") as file:
-            np.save(file, np.concatenate(arrays))
-        partial.rename(target)
-        note = {"sources": sources, "articles": len(arrays), "pieces": sum(array.size for array in arrays)}
-        target.with_suffix(".json").write_text(json.dumps(note, ensure_ascii=False, indent=2), encoding="utf-8")
-    stream: NDArray[np.integer] = np.load(target, mmap_mode="r")
-    return stream
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    arrays: list[NDArray[np.integer]] = []
+    together: list[str] = []
+    for article in read_articles(paths):
+        together.append(article)
+        if len(together) == _ENCODED_TOGETHER:
+            arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
+            together = []
+    arrays.extend(np.asarray(encoding.ids, dtype) for encoding in backend.encode_batch_fast(together))
+    if not arrays:
+        raise KhabarError(f"{', '.join(map(str, paths))}: no text to pretrain on")
+    return np.concatenate(arrays)
 
 
 @dataclass(frozen=True, kw_only=True)

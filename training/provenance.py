@@ -38,7 +38,7 @@ def describe_source(corpus: Corpus) -> dict[str, Any]:
     """
     return {
         "name": shown_path(corpus.name),
-        "sha256": _sha256(Path(corpus.name)),
+        "sha256": sha256_of(Path(corpus.name)),
         "licence": corpus.licence,
         "teachers": [shown_path(name) for name in corpus.articles.spec.teachers],
         **corpus.counts.to_json(),
@@ -69,6 +69,7 @@ def versions() -> dict[str, str]:
     return {"khabar": __version__, "python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Give the digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

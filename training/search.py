@@ -102,7 +102,7 @@ def search(
         raise MissingExtraError("search", "searching for settings")
     folder = Path(settings.output) / "search"
     runs = [folder.with_name(name) for name in ("checkpoints", "runs")]  # of the run after the search, or of several
-    check_output_folder(settings, going_on=resume and any(path.exists() for path in runs), overwrite=overwrite)
+    check_output_folder(settings.output, going_on=resume and any(path.exists() for path in runs), overwrite=overwrite)
     join_processes(choose_device(settings.device))
     if not resume:  # what the run after the search would refuse is better refused now
         on_main(lambda: Checkpoints(runs[0], {}).begin(resume=False))

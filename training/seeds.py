@@ -51,7 +51,7 @@ def train_seeds(
     if settings.dev is None:
         raise KhabarError("several seeds are compared on dev, and the best is kept: --seeds needs --dev")
     work = Path(settings.output) / "runs"
-    check_output_folder(settings, going_on=resume and work.exists(), overwrite=overwrite)
+    check_output_folder(settings.output, going_on=resume and work.exists(), overwrite=overwrite)
     runs = [replace(settings, seed=settings.seed + k) for k in range(n_seeds)]
     opened = [open_run(run, work / f"seed-{run.seed}", resume=resume) for run in runs]
     material = Material(settings)

@@ -76,24 +76,24 @@ def train(
             model to start from have become worse, in which case the new model is kept aside.
     """
     work = Path(settings.output) / "checkpoints"
-    check_output_folder(settings, going_on=resume and work.exists(), overwrite=overwrite)
+    check_output_folder(settings.output, going_on=resume and work.exists(), overwrite=overwrite)
     checkpoints = open_run(settings, work, resume=resume)
     metrics = finish_run(settings, Material(settings), checkpoints, progress_bar=progress_bar)
     return release(settings, checkpoints.finished, {**metrics, **more_metrics}, work=checkpoints.folder)
 
 
-def check_output_folder(settings: TrainSettings, *, going_on: bool, overwrite: bool) -> None:
+def check_output_folder(output: str, *, going_on: bool, overwrite: bool) -> None:
     """See that no files of the output folder would be replaced that are to stay.
 
     Args:
-        settings: Name the folder.
+        output: The folder.
         going_on: Whether a run that has a working folder there goes on: it has been let in before.
         overwrite: Whether they may be replaced.
 
     Raises:
         KhabarError: If there are such files.
     """
-    folder = Path(settings.output)
+    folder = Path(output)
     there = [name for name in (*MODEL_FILES, *PAPERS) if (folder / name).exists()]
     if there and not overwrite and not going_on:
         raise KhabarError(f"{folder} already holds {', '.join(there)}; give another --output, or --overwrite")
