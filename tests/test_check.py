@@ -211,6 +211,13 @@ def test_a_name_may_have_two_labels_and_a_slip(check):
     assert found[1][2] == '"بدر" is labelled A 12, B 12, C 1'
 
 
+def test_labels_that_are_spelt_alike(check):
+    found = check(*_named("علي", "PERSON", 30), *_named("بغداد", "LOCATION", 30), *_named("عمر", "PERSN", 4))
+    assert [message for kind, _, message in found if kind == "label-spelling"] == [
+        'entity label "PERSN" (4) is spelt like "PERSON" (30); one label, or two?'
+    ]
+
+
 def test_labels_with_few_examples(tmp_path):
     rows = [
         *[{"text": f"{LONG[:40]} {k} {LONG[k:]}", "topics": ["often"]} for k in range(20)],

@@ -8,6 +8,7 @@ import pytest
 from khabar.models.article import Article, Entity
 from khabar.models.errors import CorpusError, KhabarError
 from khabar.training.corpora import Annotation, as_gold, load_corpora, load_corpus
+from khabar.training.label_checks import lookalikes
 
 DATA = Path(__file__).parent / "data"
 ORGANISATIONS = ["ORGANIZATION", "MILITARY"]
@@ -258,3 +259,52 @@ def test_public_corpora_are_read(shared_data, path, n_sentences, n_entities):
     assert corpus.counts.articles == n_sentences
     if n_entities is not None:
         assert sum(len(article.entities) for article in corpus.articles) == n_entities
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("PERSON", "Person"),
+        ("military_meeting", "military-meeting"),
+        ("PERSON", "PERSN"),
+        ("PERSON", "PERSONS"),
+        ("LOCATION", "LOCATOIN"),
+        ("WEAPON", "WEAPOM"),
+        ("منظمة", "منضمة"),
+        ("loc", "LOC"),
+    ],
+)
+def test_labels_that_are_spelt_alike(one, other):
+    assert lookalikes({one, other, "something else"}) == [tuple(sorted((one, other)))]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("military_meeting", "political_meeting"),
+        ("LOC", "ORG", "GPE", "PER", "PERS"),
+        ("EVENT1", "EVENT2", "EVENT12"),
+        ("+", "-"),
+        ("IMPORT", "EXPORT"),
+        ("هجوم", "هدوء"),
+    ],
+)
+def test_labels_that_are_not(labels):
+    assert lookalikes(labels) == []
+
+
+def test_a_slip_in_a_map_is_pointed_out(tmp_path, caplog):
+    names = tmp_path / "names.bio"
+    names.write_text("قال O\nسالم B-PERS\nمن O\nجنيف B-LOC\n", encoding="utf-8")
+    more = tmp_path / "more.bio"
+    more.write_text("زار O\nخالد B-PERSON\nدمشق B-LOC\n", encoding="utf-8")
+    both = tmp_path / "both.yaml"
+    both.write_text(
+        "sources:\n  - path: names.bio\n    entities: {PERS: PERSN, LOC: LOC}\n  - path: more.bio\n", encoding="utf-8"
+    )
+    with caplog.at_level("WARNING", logger="khabar"):
+        load_corpus(both)
+    assert caplog.messages == ['entity labels "PERSN" and "PERSON" are spelt alike: one label, or two?']
+    caplog.clear()
+    load_corpora([both], entity_labels=["LOC", "PERSN", "PERSON"])
+    assert caplog.messages == []

@@ -12,6 +12,7 @@ from khabar.models.errors import MissingExtraError
 from khabar.models.messages import show
 from khabar.training.check_finding import Finding, PlacedArticle
 from khabar.training.dates import READABLE, day_of
+from khabar.training.label_checks import lookalikes
 
 # A label is taken for a slip where its name has it in so small a share: of 20 times once, of 19 never.
 SLIP = 0.05
@@ -25,7 +26,7 @@ def check_corpus(articles: Sequence[PlacedArticle]) -> Iterator[Finding]:
     yield from _reused_ids(articles)
     yield from _copies(articles)
     yield from _names(articles)
-    yield from _rare_labels(articles)
+    yield from _labels(articles)
     yield from _dates(articles)
 
 
@@ -146,8 +147,8 @@ def _counts(labels: Counter[str]) -> str:
     return ", ".join(f"{label} {n:,}" for label, n in labels.most_common())
 
 
-def _rare_labels(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
-    """Count topics by articles and entity labels by entities, of all files together."""
+def _labels(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
+    """Compare labels, and count topics by articles and entity labels by entities, of all files together."""
     topics: Counter[str] = Counter()
     entities: Counter[str] = Counter()
     first: dict[tuple[str, str], PlacedArticle] = {}
@@ -159,6 +160,10 @@ def _rare_labels(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
             entities[entity.label] += 1
             first.setdefault(("entity label", entity.label), placed)
     for what, counts, unit in (("topic", topics, "article"), ("entity label", entities, "entity")):
+        for pair in lookalikes(counts):
+            rarer, other = sorted(pair, key=lambda label: counts[label])
+            message = f"{what} {show(rarer)} ({counts[rarer]:,}) is spelt like {show(other)} ({counts[other]:,})"
+            yield first[what, rarer].finding("label-spelling", f"{message}; one label, or two?")
         for label, n in sorted(counts.items()):
             number = f"{n} {unit if n == 1 else unit.removesuffix('y') + ('ies' if unit[-1] == 'y' else 's')}"
             if n < RARE:

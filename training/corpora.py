@@ -4,16 +4,20 @@ Turns paths (article JSONL, tagged tokens, or a YAML that lists several with the
 Corpus objects, which stream. Knows nothing of words, tags or tensors; the YAML itself is read in corpus_file.py.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from khabar.models.article import Article
 from khabar.models.errors import CorpusError, KhabarError, Problem
+from khabar.models.messages import show
 from khabar.training.corpus_file import read_corpus_file
-from khabar.training.label_checks import label_problems, model_labels, model_topics
+from khabar.training.label_checks import label_problems, lookalikes, model_labels, model_topics
 from khabar.training.source import SourceArticles, SourceCounts, count_source
 from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of, is_yaml
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,8 @@ def load_corpora(
 ) -> list[Corpus]:
     """Load corpora that are to be used together.
 
-    Every source is read once, to check and count it; no article is kept.
+    Every source is read once, to check and count it; no article is kept. Labels of a new model that are spelt alike
+    are named in the log: one of them may be a slip of the pen.
 
     The model's entity labels are `entity_labels` where given; else they are the targets of all label maps,
     the labels found in sources without a map, and `more_entity_labels`. Topics go likewise.
@@ -139,6 +144,9 @@ def load_corpora(
     declared = [(spec, counts) for spec, _, counts in loaded]
     labels = set(entity_labels) if entity_labels is not None else {*model_labels(declared), *more_entity_labels}
     known_topics = set(topics) if topics is not None else {*model_topics(declared), *more_topics}
+    for kind, given, names in (("entity labels", entity_labels, labels), ("topics", topics, known_topics)):
+        for one, other in lookalikes(names) if given is None else ():
+            logger.warning("%s %s and %s are spelt alike: one label, or two?", kind, show(one), show(other))
     for spec, counts in declared:
         messages = label_problems(spec, counts, labels=labels, topics=known_topics)
         problems += [_problem(spec, message) for message in messages]

@@ -5,11 +5,16 @@ Turns what sources declare and what they hold into the model's labels and into m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
 
 from khabar.models.messages import nearest
 from khabar.training.source import SourceCounts
 from khabar.training.source_spec import SourceSpec
+
+_SIGNS, _DIGITS = re.compile(r"[\W_]+"), re.compile(r"\d+")
+_CODE = 5  # letters; labels of fewer are codes
 
 
 def model_labels(sources: Iterable[tuple[SourceSpec, SourceCounts]]) -> set[str]:
@@ -29,6 +34,15 @@ def model_topics(sources: Iterable[tuple[SourceSpec, SourceCounts]]) -> set[str]
     for spec, counts in sources:
         topics.update(counts.topics if spec.topics is None else spec.topics.values())
     return topics
+
+
+def lookalikes(labels: Collection[str]) -> list[tuple[str, str]]:
+    """Find pairs of labels that are spelt alike: the same but for case, signs between words, or one letter.
+
+    Such pairs are often one label and a slip of the pen. Labels of fewer than five letters are taken to be codes, of
+    which one letter tells apart, and so are numbered ones.
+    """
+    return [pair for pair in combinations(sorted(labels), 2) if _alike(*map(_letters, pair))]
 
 
 def label_problems(
@@ -62,6 +76,24 @@ def label_problems(
             words=("topics", "topics", "ignore_topics", "unannotated_topics", "a topic"),
         ),
     ]
+
+
+def _letters(label: str) -> str:
+    return _SIGNS.sub("", label.casefold())
+
+
+def _alike(one: str, other: str) -> bool:
+    if one == other:
+        return one != ""
+    if min(len(one), len(other)) < _CODE or _DIGITS.sub("", one) == _DIGITS.sub("", other):
+        return False
+    n = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return (
+        one[n + 1 :] == other[n + 1 :]  # another letter
+        or one[n + 1 :] == other[n:]  # one more
+        or one[n:] == other[n + 1 :]  # one less
+        or (one[n : n + 2] == other[n : n + 2][::-1] and one[n + 2 :] == other[n + 2 :])  # two that changed places
+    )
 
 
 def _problems(
