@@ -116,6 +116,8 @@ class PreparedLinear(nn.Linear):
         """Multiply by the weights and add the bias: (…, in_features) to (…, out_features)."""
         compiling = torch.compiler.is_compiling()  # by khabar, or by others
         if torch.is_grad_enabled() or not (self.is_compiled if compiling else torch.is_inference_mode_enabled()):
+            if self.training and not compiling:
+                self._ready.clear()  # the weights are about to change
             return super().forward(states)
         device = self.weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
