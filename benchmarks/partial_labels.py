@@ -32,6 +32,7 @@ from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
 from khabar.models.errors import KhabarError
 from khabar.training.evaluate import evaluate
+from khabar.training.figures import text_table
 from khabar.training.settings import read_settings
 from khabar.training.train import train
 
@@ -212,8 +213,7 @@ def _table(rows: dict[str, list[dict[str, Any]]], labels: Sequence[str], n_dev: 
     def cell(values: Sequence[float]) -> str:
         return f"{100 * statistics.mean(values):.1f}"
 
-    header = ["", "P", "R", "F1", "±", *labels]
-    lines = [header]
+    lines = [["", "P", "R", "F1", "±", *labels]]
     for name, runs in rows.items():
         f1 = [one["micro"]["f1"] for one in runs]
         lines.append(
@@ -226,9 +226,7 @@ def _table(rows: dict[str, list[dict[str, Any]]], labels: Sequence[str], n_dev: 
                 *(cell([one["labels"][label]["f1"] for one in runs]) for label in labels),
             ]
         )
-    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join([f"entities on {n_dev} articles of gold dev, exact spans, percent", *text])
+    return "\n".join([f"entities on {n_dev} articles of gold dev, exact spans, percent", *text_table(lines)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The report's parts by themselves: entities paired, curves, groups of articles, errors in their sentences, charts."""
+"""The report's parts: entities paired, curves, groups of articles, errors in their sentences, charts, tables."""
 
 from xml.etree import ElementTree as ET
 
@@ -14,6 +14,7 @@ from khabar.models.segments import sentence_around
 from khabar.training.alignment import Outcome, align, confusion
 from khabar.training.charts import curve_chart, interval_bar, reliability_chart
 from khabar.training.curves import MOST_POINTS, precision_recall, reliability
+from khabar.training.figures import text_table
 from khabar.training.predictions import Prediction
 from khabar.training.slices import slice_articles
 from khabar.training.worst import Piece, excerpt, worst_errors
@@ -321,3 +322,15 @@ def test_fifty_errors_at_most_and_room_goes_to_where_there_are_more():
     tasks = [error.task for error in worst_errors([with_entity] * 80)]
     assert (tasks.count("topic"), tasks.count("entity")) == (30, 20)
     assert len(worst_errors([with_entity] * 80, n_errors=10)) == 10
+
+
+# --- tables
+
+
+def test_a_table_has_its_first_columns_left_and_the_others_right():
+    rows = [["", "F1", "gold"], ["economy", "81.3", "7"], ["all", "-", ""]]
+    assert text_table(rows) == ["           F1  gold", "economy  81.3     7", "all         -"]
+    assert text_table(rows, n_left=0) == ["           F1  gold", "economy  81.3     7", "    all     -"]
+    assert text_table([]) == []
+    with pytest.raises(ValueError, match="shorter"):
+        text_table([["", "F1"], ["all"]])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from khabar.inference.render import plain, shorten
 from khabar.training.agreement import Agreement, Disagreement, TopicRow
-from khabar.training.figures import percent
+from khabar.training.figures import percent, text_table
 
 _TEXT_SHOWN = 80
 
@@ -72,10 +72,4 @@ def _entity_table(agreement: Agreement) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(["", f"{name:<{widths[0]}}", *(f"{cell:>{n}}" for cell, n in zip(cells, widths[1:], strict=True))])
-        for name, *cells in (head, *rows)
-    ]
+    return [f"  {line}" for line in text_table([head, *rows])] if rows else []

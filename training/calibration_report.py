@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from khabar.training.figures import percent
+from khabar.training.figures import percent, text_table
 from khabar.training.outcomes import (
     Compared,
     Measures,
@@ -177,10 +177,7 @@ def render_calibration(report: CalibrationReport) -> str:
     rows.append(["all, F1 macro", "", "", "", "", *_summary_cells(summary, summary.macro_f1)])
     if segments is not None:
         rows.append(["segments, F1 micro", "", "", "", "", *_summary_cells(segments, segments.micro_f1)])
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in [header, *rows]
-    ]
+    lines = text_table([header, *rows])
     lines.insert(-1 if segments is None else -2, "")
     return "\n".join([_title(report), *lines, "", *_notes(report)])
 

@@ -13,6 +13,7 @@ import numpy as np
 from khabar.training.check_corpus import topics_of
 from khabar.training.check_finding import PlacedArticle
 from khabar.training.dates import day_of
+from khabar.training.figures import text_table
 
 MOST_COLUMNS = 6  # of more files only the sum is shown
 _SOURCES_SHOWN = 8
@@ -34,14 +35,9 @@ class Summary:
     remarks: Sequence[str]
 
     def __str__(self) -> str:
-        name_width = max(len(name) for name, _ in self.rows)
-        widths = [max(len(column), 9) for column in self.columns]
-        cells = [("", self.columns), *((name, [f"{n:,}" for n in counts]) for name, counts in self.rows)]
-        lines = [
-            "  ".join([f"{name:<{name_width}}", *(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))])
-            for name, row in cells
-        ]
-        return "\n".join([*lines, *self.remarks])
+        header = ["", *(f"{column:>9}" for column in self.columns)]  # room for 9,999,999
+        rows = [[name, *(f"{n:,}" for n in counts)] for name, counts in self.rows]
+        return "\n".join([*text_table([header, *rows]), *self.remarks])
 
 
 def summarise(files: Sequence[str], articles: Sequence[PlacedArticle]) -> Summary:

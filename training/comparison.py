@@ -18,6 +18,7 @@ from khabar.training.bootstrap import (
     resample,
 )
 from khabar.training.evaluate import parts_of
+from khabar.training.figures import text_table
 from khabar.training.predictions import Prediction
 
 # The measures that a model is chosen by: part and average.
@@ -85,7 +86,7 @@ def compare(
 def render_comparison(report: Mapping[str, Any]) -> str:
     """Lay the headline measures' tests of a report with `against` out as plain text, in percent."""
     tests = report["against"]["tests"]
-    lines = [f"{report['model']} against {report['against']['model']}: F1, difference, 95 % interval, p"]
+    title = f"{report['model']} against {report['against']['model']}: F1, difference, 95 % interval, p"
     rows = []
     for part, average in HEADLINES:
         row = tests.get(part, {}).get(average)
@@ -100,6 +101,4 @@ def render_comparison(report: Mapping[str, Any]) -> str:
                     "-" if row["p_value"] is None else f"{row['p_value']:.3f}",
                 ]
             )
-    widths = [max(len(row[k]) for row in rows) for k in range(6)] if rows else []
-    lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join(lines)
+    return "\n".join([title, *text_table(rows)])

@@ -17,7 +17,7 @@ from khabar.training.bootstrap import (
     n_articles_with,
     resample,
 )
-from khabar.training.figures import f1_interval, percent
+from khabar.training.figures import f1_interval, percent, text_table
 from khabar.training.metrics import Report, entity_metrics, topic_report
 from khabar.training.predictions import LEVELS, ArticleTagger, Prediction, predict, topic_items, topic_labels
 
@@ -165,11 +165,7 @@ def _table(title: str, part: Report) -> str:
         header.insert(place, "95 % of F1")
         for line, (_, row) in zip(cells, rows, strict=True):
             line.insert(place, f1_interval(row["intervals"]))
-    widths = [max(len(line[k]) for line in [header, *cells]) for k in range(len(header))]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in [header, *cells]
-    ]
+    lines = text_table([header, *cells])
     lines.insert(-2, "")
     if part["without_gold"]:
         lines.append(f"no gold, so not in macro: {', '.join(part['without_gold'])}")

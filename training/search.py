@@ -22,6 +22,7 @@ from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError, MissingExtraError
 from khabar.models.ranges import check_range
 from khabar.training.checkpoints import Checkpoints, refuse_changes
+from khabar.training.figures import text_table
 from khabar.training.loop import make_accelerator
 from khabar.training.material import Material
 from khabar.training.processes import join_processes, on_main
@@ -274,8 +275,7 @@ def render_trials(trials: Sequence[Mapping[str, Any]]) -> str:
         ]
         for trial in sorted(trials, key=lambda trial: (trial["state"], -trial["score"]))
     ]
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in [header, *rows])
+    return "\n".join(text_table([header, *rows], n_left=0))
 
 
 def _words(values: Mapping[str, Any]) -> str:

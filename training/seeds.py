@@ -15,6 +15,7 @@ from typing import Any
 from khabar.models.errors import KhabarError
 from khabar.models.ranges import check_range
 from khabar.training.evaluate import selection_score
+from khabar.training.figures import text_table
 from khabar.training.material import Material
 from khabar.training.settings import TrainSettings
 from khabar.training.train import TrainResult, check_output_folder, finish_run, open_run, release
@@ -96,6 +97,4 @@ def render_seeds(seeds: Mapping[str, Any]) -> str:
         [name, *(f"{100 * value:.1f}" for value in (*(run["dev"][name] for run in runs), seeds["mean"][name], std))]
         for name, std in seeds["std"].items()
     ]
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in [header, *rows]]
-    return "\n".join([f"dev measures of {len(runs)} seeds", *lines])
+    return "\n".join([f"dev measures of {len(runs)} seeds", *text_table([header, *rows])])
