@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from khabar.inference.onnx_model import (
     settings_digest,
 )
 from khabar.inference.recurrent_graph import OPSET, recurrent_graph
+from khabar.inference.sinks import whole_folder
 from khabar.inference.tagger import Tagger
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError, MissingExtraError
@@ -82,9 +81,7 @@ def export_model(
         check_sample(sample)
     if any(find_spec(package) is None for package in ("onnx", "onnxruntime", "onnxscript")):
         raise MissingExtraError("onnx", "exporting a model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as partial:
         with _quiet():
             _write_encoder(model.encoder, partial / ENCODER, int8=int8)
         safetensors.torch.save_file(
@@ -105,12 +102,6 @@ def export_model(
             _write_record(model, partial, int8=int8, gate=report)
         for path in partial.iterdir():
             path.chmod(0o644)  # safetensors writes files for their owner alone
-        partial.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()  # empty; not every system moves a folder onto another
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 

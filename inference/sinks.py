@@ -1,4 +1,4 @@
-"""Writes lines to a file that appears whole or not at all.
+"""Writes files and folders that appear whole or not at all.
 
 Knows paths and lines of text; knows nothing of what the lines say.
 """
@@ -6,6 +6,9 @@ Knows paths and lines of text; knows nothing of what the lines say.
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -13,20 +16,58 @@ from typing import BinaryIO, Self
 from khabar.models.errors import KhabarError
 
 
-class FileSink:
-    """A file of lines in UTF-8, written beside its place and moved there once whole.
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a hidden path beside a file's to write to; what is there at the end becomes the file.
 
-    Whatever stood there before stays until then, and stays for good if an error comes first.
+    Whatever stood there before stays until then, and stays for good if an error comes first. Of several files in
+    one `ExitStack` none appears before all are written; the last one opened appears first.
+
+    Args:
+        path: The file; its folder must exist. A link stays a link: it is its target that is replaced.
+    """
+    place = Path(path).resolve()
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("r+b") as written:  # Windows writes out none that is open for reading alone
+            os.fsync(written.fileno())
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Give a hidden folder beside a folder's place to fill; at the end it becomes that folder.
+
+    If an error comes first, nothing of it is left.
+
+    Args:
+        path: The folder, new or empty; those above it are made. A link stays a link.
+    """
+    place = Path(path).resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent, ignore_cleanup_errors=True) as hidden:
+        partial = Path(hidden) / place.name  # with the usual rights; the one around it is its maker's alone
+        partial.mkdir()
+        yield partial
+        if place.exists():
+            place.rmdir()  # not every system moves a folder onto another, be it empty
+        partial.replace(place)
+
+
+class FileSink:
+    """A file of lines in UTF-8, which appears as that of `whole_file` does.
 
     Args:
         path: The file; its folder must exist.
     """
 
     def __init__(self, path: str | Path) -> None:
-        # A link stays a link: it is its target that is replaced.
-        self.path = Path(path).resolve()
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._path = path
         self._stream: BinaryIO | None = None
+        self._opened = ExitStack()
 
     def write(self, line: str) -> None:
         """Write one line; its end is added."""
@@ -35,24 +76,17 @@ class FileSink:
         self._stream.write(line.encode("utf-8") + b"\n")
 
     def __enter__(self) -> Self:
-        self._stream = self._partial.open("wb")
+        with ExitStack() as opened:
+            partial = opened.enter_context(whole_file(self._path))
+            self._stream = opened.enter_context(partial.open("wb"))
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stream, self._stream = self._stream, None
-        try:
-            if stream is None:
-                return
-            with stream:
-                if kind is None:
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            if kind is None:
-                self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+        self._stream = None
+        self._opened.__exit__(kind, error, trace)
 
 
 def check_output(path: str | Path) -> None:

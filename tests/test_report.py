@@ -307,6 +307,13 @@ def test_a_report_appears_whole_and_leaves_other_files_alone(tmp_path):
     assert (tmp_path / "index.html").read_bytes() == before
 
 
+def test_numbers_never_stand_beside_a_page_that_could_not_be_written(tmp_path):
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(OSError, match=r"index\.html"):
+        write_report(report_of(predictions()), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
 @pytest.fixture
 def encoder_config(bert_config):
     """One kind of encoder is enough here."""

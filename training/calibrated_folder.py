@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from khabar.inference.sinks import FileSink
+from khabar.inference.sinks import FileSink, whole_folder
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError
 from khabar.models.folder import EMBEDDED
@@ -90,18 +89,11 @@ def copy_calibrated(model: str, output: str | Path, config: KhabarConfig, report
         source = Path(model)
     else:
         source = Path(snapshot_download(model, local_files_only=True))  # loading has fetched it
-    target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(output) as partial:
         for path in source.iterdir():  # checkpoints and other folders are not part of a model
             if path.is_file():
                 shutil.copyfile(path, partial / path.name)
         store_calibration(partial, config, report)
-        partial.chmod(0o755)
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,11 +5,12 @@ touches a text, nor a label that says something; lines it cannot read stay as th
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from khabar.inference.sinks import whole_file
 from khabar.models.article_reader import parse_json, read_lines
 from khabar.models.errors import KhabarError, Problem
 from khabar.models.messages import show
@@ -46,15 +47,9 @@ def fix_files(files: Sequence[str | Path], folder: str | Path) -> tuple[list[Pat
     changes: list[Problem] = []
     fixed = [b"".join(_fixed_lines(str(file), changes)) for file in files]
     folder.mkdir(parents=True, exist_ok=True)
-    partial = [target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets]
-    try:
-        for path, content in zip(partial, fixed, strict=True):
-            path.write_bytes(content)
-        for path, target in zip(partial, targets, strict=True):
-            path.replace(target)
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
+    with ExitStack() as copies:
+        for target, content in zip(targets, fixed, strict=True):
+            copies.enter_context(whole_file(target)).write_bytes(content)
     return targets, changes
 
 

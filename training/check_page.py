@@ -3,7 +3,6 @@
 Turns Checked and Summary into a file that needs nothing else, and no script. Judges nothing.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from khabar.inference.sinks import whole_file
 from khabar.models.article import Article, Segment
 from khabar.models.errors import KhabarError
 from khabar.models.words import Span
@@ -59,12 +59,8 @@ def write_page(checked: Checked, summary: Summary, path: str | Path) -> None:
         raise KhabarError(f"{path} is one of the files checked, and would be replaced; allowed: another file")
     content = render_check(checked, summary)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def render_check(checked: Checked, summary: Summary, *, most: int = MOST_SHOWN) -> str:

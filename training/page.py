@@ -6,12 +6,14 @@ Turns the dict of khabar.training.report into files. Measures nothing.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from khabar.inference.sinks import whole_file
 from khabar.models.errors import KhabarError
 from khabar.training import charts
 from khabar.training.bootstrap import FEWEST_ARTICLES
@@ -70,22 +72,16 @@ def check_folder(folder: str | Path) -> None:
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> None:
-    """Write the page and its numbers into a folder, which is made if need be; each file appears whole."""
+    """Write the page and its numbers into a folder, which is made if need be; they appear when both are written."""
     folder = Path(folder)
     contents = {
         DATA: json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         PAGE: render_page(report),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in contents}
-    try:
+    with ExitStack() as files:
         for name, content in contents.items():
-            partial[name].write_text(content, encoding="utf-8")
-        for name, path in partial.items():
-            path.replace(folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+            files.enter_context(whole_file(folder / name)).write_text(content, encoding="utf-8")
 
 
 def _percent(value: float | None, *, sign: bool = False) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerFast
 
-from khabar.inference.sinks import FileSink
+from khabar.inference.sinks import FileSink, whole_folder
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
 from khabar.models.device import choose_device
@@ -257,12 +256,9 @@ def _write_finished(settings: TrainSettings, material: Material, run: Run, check
         "growth": _growth(settings, material, report),
         "versions": versions(),
     }
-    checkpoints.folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".finished-", dir=checkpoints.folder))
-    save_model(tagger.model, run.tokenizer, partial)
-    write_papers(partial, metrics)
-    partial.chmod(0o755)
-    partial.replace(checkpoints.finished)
+    with whole_folder(checkpoints.finished) as partial:
+        save_model(tagger.model, run.tokenizer, partial)
+        write_papers(partial, metrics)
 
 
 def _growth(settings: TrainSettings, material: Material, report: dict[str, Any] | None) -> list[dict[str, Any]]:

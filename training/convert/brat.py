@@ -32,7 +32,7 @@ def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
     labels = sorted({entity.label for article in articles for entity in article.entities or ()})
     if wrong := next((label for label in labels if not _LABEL.fullmatch(label)), None):
         raise KhabarError(f"the label {show(wrong)} is none for brat; allowed: letters a to z, digits, _ and -")
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     types = "".join(f"{label}\n" for label in labels)
     conf = f"[entities]\n{types}\n[relations]\n\n[events]\n\n[attributes]\n"
     (path / "annotation.conf").write_text(conf, encoding="utf-8")

@@ -3,14 +3,12 @@
 Knows files and folders as wholes; what is in them is the formats' matter.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from khabar.inference.sinks import check_output
+from khabar.inference.sinks import check_output, whole_file, whole_folder
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 from khabar.training.convert import label_studio
@@ -77,7 +75,8 @@ def convert(
     if not articles:
         raise KhabarError(f"{source} has no articles")
     not_written.update(_without_place(articles, writing))
-    _write(articles, target, writing, not_written)
+    with whole_folder(target) if writing.is_folder else whole_file(target) as place:
+        writing.write(articles, place, not_written)
     return Conversion(articles=articles, source=reading, target=writing, not_read=+not_read, not_written=+not_written)
 
 
@@ -98,17 +97,3 @@ def _without_place(articles: Iterable[Article], writing: Format) -> Losses:
         for key in article.to_json()
         if key not in writing.holds
     )
-
-
-def _write(articles: Sequence[Article], target: Path, writing: Format, losses: Losses) -> None:
-    """Write beside the target and move there. A link stays a link: it is its target that is replaced."""
-    target = target.resolve()
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        writing.write(articles, unfinished, losses)
-        unfinished.replace(target)
-    finally:
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        else:
-            unfinished.unlink(missing_ok=True)

@@ -31,7 +31,8 @@ class Format:
     Attributes:
         name: As the command's options have it.
         read: Gives a file's or a folder's articles, and counts what it leaves out.
-        write: Writes articles to a path where nothing is, and counts what it leaves out of those that it can hold.
+        write: Writes articles to a new file, or into a new or empty folder, and counts what it leaves out of those
+            that it can hold.
         holds: The keys of an article for which there is a place.
         endings: File endings that no other format has.
         is_folder: Whether it is a folder rather than a file.
