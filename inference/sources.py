@@ -17,9 +17,9 @@ from khabar.inference.compressed import COMPRESSION_OF_ENDING, capped_lines, dec
 from khabar.inference.csv_rows import check_csv, csv_rows
 from khabar.inference.fields import FieldNames, needed
 from khabar.inference.parquet_rows import check_parquet, parquet_rows
-from khabar.inference.text_rows import UTF16_BOMS, file_row, printable, stream_row, text_files
+from khabar.inference.text_rows import file_row, printable, stream_row, text_files
 from khabar.models.article import Article, parse_article
-from khabar.models.article_reader import parse_json
+from khabar.models.article_reader import UTF16_BOMS, parse_json
 from khabar.models.errors import KhabarError, MissingExtraError
 
 InputFormat = Literal["auto", "jsonl", "csv", "parquet", "txt"]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from khabar.inference.compressed import COMPRESSION_OF_ENDING, MAX_BYTES, open_bytes
+from khabar.models.article_reader import UTF16_BOMS
 from khabar.models.errors import KhabarError, MissingExtraError
 
-UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ENDINGS = (".txt", *(f".txt{ending}" for ending in COMPRESSION_OF_ENDING))
 
 

@@ -3,6 +3,7 @@
 Knows the file's lines and their JSON; what an article may hold is article.py's matter.
 """
 
+import codecs
 import json
 import os
 import stat
@@ -20,8 +21,7 @@ from khabar.models.article import Article, parse_article
 from khabar.models.errors import MOST_KEPT, CorpusError, KhabarError, Problem
 from khabar.models.messages import show
 
-_UTF8_BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_articles(path: str | Path) -> list[Article]:
@@ -76,8 +76,12 @@ def iter_numbered_articles(path: str | Path) -> Iterator[tuple[int, Article]]:
         raise CorpusError(in_order, n_more=n_more + n_more_repeats)
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Read a UTF-8 file's lines with their numbers, counted from 1; blank ones and a byte order mark are left out.
+def read_lines(path: str | Path, *, keep_blank: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Read a UTF-8 file's lines with their numbers, counted from 1; a byte order mark is left out.
+
+    Args:
+        path: The file.
+        keep_blank: Whether to give blank lines too.
 
     Raises:
         KhabarError: If there is no such file, or it is no plain file, cannot be read or is in UTF-16.
@@ -85,10 +89,10 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     with open_plain(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number == 1:
-                if line.startswith(_UTF16_BOMS):
+                if line.startswith(UTF16_BOMS):
                     raise KhabarError(f"{path} is in UTF-16; allowed: UTF-8")
-                line = line.removeprefix(_UTF8_BOM)
-            if line.strip():
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if keep_blank or line.strip():
                 yield number, line.removesuffix(b"\n")
 
 

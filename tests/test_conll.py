@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from khabar.models.article import Article
-from khabar.models.errors import CorpusError
+from khabar.models.errors import CorpusError, KhabarError
 from khabar.training.conll import bio_spans, read_conll
 
 DATA = Path(__file__).parent / "data"
@@ -78,3 +78,12 @@ def test_all_wrong_lines_of_a_column_file_are_listed(tmp_path):
         f"{path}:3: not UTF-8: byte 0xd8 at byte 1 of the line",
         f'{path}:4: the tag of "حلب" is "I-"; allowed: O, B-LABEL, I-LABEL',
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_column_file_in_utf16_is_one_error(tmp_path, encoding):
+    path = tmp_path / "wide.bio"
+    path.write_bytes("\ufeffبغداد\tB-LOC\nاليوم\tO\n".encode(encoding))
+    with pytest.raises(KhabarError, match="is in UTF-16; allowed: UTF-8") as caught:
+        read_conll(path)
+    assert not isinstance(caught.value, CorpusError)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from khabar.models.article import Article, Entity
-from khabar.models.article_reader import open_plain
+from khabar.models.article_reader import read_lines
 from khabar.models.errors import MOST_KEPT, CorpusError, Problem
 from khabar.models.messages import show
 from khabar.training.convert.spacing import is_spacing, read_gaps, single_spaces
 
 NESTED = "entities nested in another one, which is kept"
 
-_UTF8_BOM = b"\xef\xbb\xbf"
 _TAG = re.compile(r"O|[BI]-\S+")
 _BLANKS = re.compile(r"[ \t]+")
 _SAYS_NOTHING = "_"
@@ -159,23 +158,18 @@ class _Problems:
 
 def _rows(path: str | Path, problems: _Problems) -> Iterator[_Row]:
     """Split a file into rows; a row without columns is a blank line."""
-    with open_plain(path) as stream:
-        for number, raw in enumerate(stream, start=1):
-            if number == 1:
-                raw = raw.removeprefix(_UTF8_BOM)
-            try:
-                line = raw.decode("utf-8").strip(" \t\r\n")
-            except UnicodeDecodeError as error:
-                bad = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-                problems.add(number, f"not UTF-8: {bad}")
-                continue
-            columns = [column.strip(" ") for column in line.split("\t")] if "\t" in line else _BLANKS.split(line)
-            if line and len(columns) < 2:
-                problems.add(
-                    number, f"{show(line)} has no tag; allowed: a token and its tag, separated by a tab or spaces"
-                )
-            elif columns[0] != "-DOCSTART-":
-                yield _Row(line=number, columns=columns if line else [])
+    for number, raw in read_lines(path, keep_blank=True):
+        try:
+            line = raw.decode("utf-8").strip(" \t\r\n")
+        except UnicodeDecodeError as error:
+            bad = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+            problems.add(number, f"not UTF-8: {bad}")
+            continue
+        columns = [column.strip(" ") for column in line.split("\t")] if "\t" in line else _BLANKS.split(line)
+        if line and len(columns) < 2:
+            problems.add(number, f"{show(line)} has no tag; allowed: a token and its tag, separated by a tab or spaces")
+        elif columns[0] != "-DOCSTART-":
+            yield _Row(line=number, columns=columns if line else [])
 
 
 def _layout(rows: Iterable[_Row]) -> _Layout:
