@@ -22,6 +22,7 @@ from khabar.models.article import Article, Segment
 from khabar.models.batch import WindowSettings, collate
 from khabar.models.encoding import EncodedArticle, encode_articles
 from khabar.models.model import KhabarModel
+from khabar.models.tags import tag_names
 
 
 class TopicClassifier(PreTrainedModel):
@@ -52,7 +53,7 @@ class PieceClassifier(PreTrainedModel):
     _supports_sdpa = True
 
     def __init__(self, model: KhabarModel) -> None:
-        super().__init__(_labelled(model, tag_names(model)))
+        super().__init__(_labelled(model, tag_names(model.config.entity_labels)))
         self.encoder, self.head = model.encoder, model.entity_head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> TokenClassifierOutput:
@@ -152,7 +153,7 @@ def _word_tags(tagger: Tagger, article: Article, encoded: EncodedArticle) -> Ite
     with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=model.device.type == "cuda"):
         tags = model(**batch).emissions[0].argmax(-1).tolist()
     offsets = tagger.tokenizer.backend_tokenizer.encode(article.text, add_special_tokens=False).offsets
-    labels = tag_names(model)
+    labels = tag_names(model.config.entity_labels)
     for piece, tag in zip(encoded.word_pieces.tolist(), tags, strict=True):
         yield offsets[piece][0], labels[tag]
 
@@ -164,8 +165,3 @@ def _encode(tagger: Tagger, articles: Sequence[Article]) -> list[EncodedArticle]
         max_segment_words=tagger.model.config.max_segment_words,
         segments=[article.segment_spans for article in articles],
     )
-
-
-def tag_names(model: KhabarModel) -> list[str]:
-    """Name the BIO tags in the order of the emissions."""
-    return ["O", *(f"{kind}-{label}" for label in model.config.entity_labels for kind in "BI")]

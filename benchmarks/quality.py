@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
 from khabar.models.errors import KhabarError
-from khabar.training.conll import read_conll
+from khabar.training.conll import iter_conll
 from khabar.training.evaluate import evaluate, render
-from khabar.training.metrics import Report, Span, entity_metrics, topic_metrics
+from khabar.training.metrics import Report, Span, entity_metrics, topic_report
 from khabar.training.settings import read_settings
 from khabar.training.train import train
 
@@ -60,7 +60,7 @@ class Anercorp:
 
     def __init__(self, folder: Path) -> None:
         self.train_file = folder / "train.bio"
-        self.test = read_conll(folder / "test.bio")
+        self.test = list(iter_conll(folder / "test.bio"))
         sentences = _token_sentences(folder / "test.bio")
         if len(sentences) != len(self.test):
             raise KhabarError(f"{folder / 'test.bio'}: {len(sentences)} sentences, {len(self.test)} articles")
@@ -193,7 +193,7 @@ def baseline_row(data: Path) -> Row:
 
     row: Row = {"name": "CRF with features; TF-IDF + logistic regression", "source": "this run"}
     corpus = Anercorp(data / "ner" / "anercorp")
-    crf = CrfEntities().fit(read_conll(corpus.train_file))
+    crf = CrfEntities().fit(list(iter_conll(corpus.train_file)))
     _add(row, corpus.measure([crf.predict(article) for article in corpus.test]))
 
     train_set = read_articles(data / "gold" / "train.jsonl")
@@ -206,18 +206,24 @@ def baseline_row(data: Path) -> Row:
     baseline = TfidfTopics(topics).fit(train_set)
     scores = [baseline.segment_scores(article) for article in dev]  # each (n_segments, n_topics)
     segments = [segment.topics or () for article in dev for segment in article.segments or ()]
-    thresholds = dict.fromkeys(topics, THRESHOLD)
     by_segment = [dict(zip(topics, values, strict=True)) for values in np.concatenate(scores).tolist()]
     by_article = [dict(zip(topics, values.max(axis=0).tolist(), strict=True)) for values in scores]
     report = {
         "entities": entities,
         "topics": {
-            "segment": topic_metrics(segments, by_segment, thresholds, topics),
-            "article": topic_metrics([a.topics or () for a in dev], by_article, thresholds, topics),
+            "segment": _topic_report(segments, by_segment, topics),
+            "article": _topic_report([article.topics or () for article in dev], by_article, topics),
         },
     }
     _add(row, _gold_figures(report))
     return row
+
+
+def _topic_report(
+    gold: Sequence[Collection[str]], scores: Sequence[Mapping[str, float]], topics: Sequence[str]
+) -> Report:
+    predicted = [{topic for topic, score in item.items() if score >= THRESHOLD} for item in scores]
+    return topic_report(gold, predicted, scores, topics)
 
 
 def _add(row: Row, figures: dict[str, float | None]) -> None:

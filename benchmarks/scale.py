@@ -42,7 +42,7 @@ def tagging_rate(model: str, device: str, workers: int, articles: list[str]) -> 
 
 def reading_rate(articles: list[str]) -> float:
     """Rows of JSON Lines a second of processor time."""
-    from khabar.inference.sources import open_sources, read_rows
+    from khabar.inference.sources import open_sources, read_placed_rows
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "articles.jsonl"
@@ -50,7 +50,7 @@ def reading_rate(articles: list[str]) -> float:
         path.write_text("\n".join(lines * 10), encoding="utf-8")
         sources = open_sources([path])
         started = time.process_time()
-        n_rows = sum(1 for _ in read_rows(sources))
+        n_rows = sum(1 for _ in read_placed_rows(sources))
         return n_rows / (time.process_time() - started)
 
 

@@ -11,23 +11,18 @@ from collections import defaultdict
 
 from khabar.inference.results import TaggedArticle
 
-EVIDENCE_CHARACTERS = 160  # of a segment shown under a topic
+_EVIDENCE_CHARACTERS = 160  # at most, of a segment shown under a topic
 # Embeddings, overrides and isolates reach past the line they stand in.
 _BIDI_CONTROLS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
-def render(article: TaggedArticle, *, evidence_characters: int = EVIDENCE_CHARACTERS) -> str:
-    """Lay out an article's topics with the segments that show them, and its entities by label.
-
-    Args:
-        article: The article.
-        evidence_characters: Longest stretch of a segment to show.
-    """
+def render(article: TaggedArticle) -> str:
+    """Lay out an article's topics with the segments that show them, and its entities by label."""
     name = plain(article.id) if article.id else "article"
     lines = [f"{name}  ({article.characters:,} characters; {article.model})", ""]
     if article.characters_read < article.characters:
         lines[1:1] = [f"only {article.characters_read:,} of {article.characters:,} characters were read"]
-    lines += [*_topics(article, evidence_characters), "", *_entities(article)]
+    lines += [*_topics(article), "", *_entities(article)]
     return "\n".join(lines)
 
 
@@ -46,13 +41,13 @@ def shorten(text: str, n_characters: int) -> str:
     return (cut.rsplit(" ", 1)[0] if " " in cut else cut) + "…"
 
 
-def _topics(article: TaggedArticle, evidence_characters: int) -> list[str]:
+def _topics(article: TaggedArticle) -> list[str]:
     lines = ["Topics" if article.topics else "Topics: none"]
     for topic in article.topics:
         lines.append(f"  {topic.label}  {topic.score:.2f}")
         for index in topic.segments:
             segment = article.segments[index]
-            evidence = shorten(plain(article.text[segment.start : segment.end]), evidence_characters)
+            evidence = shorten(plain(article.text[segment.start : segment.end]), _EVIDENCE_CHARACTERS)
             lines.append(f"    [{index}] {evidence}")
     if article.uncertain:
         uncertain = ", ".join(f"{label} {article.topic_scores[label]:.2f}" for label in article.uncertain)

@@ -134,7 +134,13 @@ class PlacedRow(NamedTuple):
     row: Article | BadRow
 
 
-def read_rows(sources: Iterable[Source], *, stdin: BinaryIO | None = None) -> Iterator[Article | BadRow]:
+def read_placed_rows(
+    sources: Iterable[Source],
+    *,
+    stdin: BinaryIO | None = None,
+    opened: Callable[[BinaryIO], object] = lambda _: None,
+    n_before: int = 0,
+) -> Iterator[PlacedRow]:
     """Read the sources one after the other, holding one row at a time (of Parquet, some more).
 
     A row without an id gets its number among all rows read, from 1, as a string; rows that cannot be
@@ -143,36 +149,17 @@ def read_rows(sources: Iterable[Source], *, stdin: BinaryIO | None = None) -> It
     Args:
         sources: What `open_sources` gave.
         stdin: Standard input as bytes; needed where a source stands for it.
+        opened: Gets each file of lines when it is opened, to see how far it is read; not to read from.
+        n_before: Rows of sources that are read elsewhere and come before these; they count in rows' numbers.
 
     Yields:
-        An Article with id and text, and with segments where a row has them; everything else a row holds
-        is left out. Or a BadRow.
+        Where a row stands, and an Article with id and text, and with segments where a row has them; everything
+        else a row holds is left out. Or a BadRow.
 
     Raises:
         KhabarError: Naming the input that cannot be read any further: it is damaged or cut off, say. The rows
             before stay good.
         OSError: If an input cannot be opened any more.
-    """
-    return (placed.row for placed in read_placed_rows(sources, stdin=stdin))
-
-
-def read_placed_rows(
-    sources: Iterable[Source],
-    *,
-    stdin: BinaryIO | None = None,
-    opened: Callable[[BinaryIO], object] = lambda _: None,
-    n_before: int = 0,
-) -> Iterator[PlacedRow]:
-    """Read the sources as `read_rows` does, and say where each row stands.
-
-    Args:
-        sources: As in `read_rows`.
-        stdin: As in `read_rows`.
-        opened: Gets each file of lines when it is opened, to see how far it is read; not to read from.
-        n_before: Rows of sources that are read elsewhere and come before these; they count in rows' numbers.
-
-    Raises:
-        As `read_rows`.
     """
     rows = ((source, row) for source in sources for row in _rows(source, stdin, opened))
     for number, (source, (file, line, row)) in enumerate(rows, start=n_before + 1):

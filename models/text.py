@@ -97,26 +97,14 @@ def splitting() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split(Regex(f"{_STANDING}|{run}|[^{SPACE}]"), behavior="removed", invert=True)
 
 
-def build_tokenizer(
-    vocab: Sequence[str] | Mapping[str, int],
-    *,
-    pad: str = "[PAD]",
-    unk: str = "[UNK]",
-    cls: str = "[CLS]",
-    sep: str = "[SEP]",
-    mask: str = "[MASK]",
-) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocab: Sequence[str] | Mapping[str, int]) -> PreTrainedTokenizerFast:
     """Build a WordPiece tokenizer over raw text from a vocabulary.
 
     Special pieces written out in an article ("[SEP]") are read as text, never as special pieces.
 
     Args:
-        vocab: Pieces in the order of their ids, or a map from piece to id. Continuations begin with ``##``.
-        pad: Name of the padding piece; like the others, it must be in the vocabulary.
-        unk: Name of the piece for words the vocabulary cannot spell.
-        cls: Name of the first piece of a sequence.
-        sep: Name of the last piece of a sequence.
-        mask: Name of the piece that hides others in pretraining.
+        vocab: Pieces in the order of their ids, or a map from piece to id; SPECIAL_PIECES must be among them.
+            Continuations begin with ``##``.
 
     Raises:
         KhabarError: If a piece occurs twice, ids have gaps, or a special piece is missing.
@@ -127,9 +115,10 @@ def build_tokenizer(
         raise KhabarError(f"vocabulary: the piece {twice!r} occurs more than once")
     if sorted(ids.values()) != list(range(len(ids))):
         raise KhabarError(f"vocabulary: ids must be 0 to {len(ids) - 1}, each once")
-    for piece in (pad, unk, cls, sep, mask):
+    for piece in SPECIAL_PIECES:
         if piece not in ids:
             raise KhabarError(f"vocabulary: the special piece {piece!r} is missing among {len(ids)} pieces")
+    pad, unk, cls, sep, mask = SPECIAL_PIECES
     backend = Tokenizer(WordPiece(ids, unk_token=unk, max_input_chars_per_word=100))
     backend.normalizer = cleaning()
     backend.pre_tokenizer = splitting()

@@ -6,7 +6,7 @@ import pytest
 
 from khabar.models.article import Article
 from khabar.models.errors import CorpusError, KhabarError
-from khabar.training.conll import bio_spans, read_conll
+from khabar.training.conll import bio_spans, iter_conll
 
 DATA = Path(__file__).parent / "data"
 
@@ -32,7 +32,7 @@ def test_bio_spans(tags, expected):
 
 
 def test_conll_sentences_become_articles():
-    first, second = read_conll(DATA / "tokens.bio")
+    first, second = iter_conll(DATA / "tokens.bio")
     assert first.text == "زار سليم العبيدي مدينة بعقوبة أمس ."
     assert surfaces(first) == [("سليم العبيدي", "PERS"), ("بعقوبة", "LOC")]
     assert (first.id, second.id) == ("tokens.bio:1", "tokens.bio:9")
@@ -41,13 +41,13 @@ def test_conll_sentences_become_articles():
 
 
 def test_nested_columns_give_the_outermost_entity():
-    first, second = read_conll(DATA / "nested.txt")
+    first, second = iter_conll(DATA / "nested.txt")
     assert surfaces(first) == [("مدير بلدية الرمادي", "OCC"), ("سوق الفلوجة", "FAC")]
     assert surfaces(second) == [("نقيب المهندسين", "OCC")]
 
 
 def test_an_ignored_label_yields_to_the_name_inside_it():
-    first, second = read_conll(DATA / "nested.txt", ignore=["OCC"])
+    first, second = iter_conll(DATA / "nested.txt", ignore=["OCC"])
     assert surfaces(first) == [("مدير", "OCC"), ("بلدية الرمادي", "ORG"), ("سوق الفلوجة", "FAC")]
     assert surfaces(second) == [("نقيب", "OCC"), ("المهندسين", "ORG")]
 
@@ -55,14 +55,14 @@ def test_an_ignored_label_yields_to_the_name_inside_it():
 def test_the_last_column_is_the_tag_when_others_are_not_tags(tmp_path):
     path = tmp_path / "four.conll"
     path.write_text("-DOCSTART- -X- -X- O\n\nبغداد NNP I-NP B-LOC\nآمنة JJ I-NP O\n", encoding="utf-8")
-    (article,) = read_conll(path)
+    (article,) = iter_conll(path)
     assert surfaces(article) == [("بغداد", "LOC")]
 
 
 def test_tokens_with_spaces_are_kept_where_tabs_separate(tmp_path):
     path = tmp_path / "tabs.bio"
     path.write_bytes("\ufeffأبو ظبي\tB-LOC\r\nغدا\tO\r\n".encode())
-    (article,) = read_conll(path)
+    (article,) = iter_conll(path)
     assert article.text == "أبو ظبي غدا"
     assert surfaces(article) == [("أبو ظبي", "LOC")]
 
@@ -71,7 +71,7 @@ def test_all_wrong_lines_of_a_column_file_are_listed(tmp_path):
     path = tmp_path / "wrong.bio"
     path.write_bytes("بغداد B_LOC\nاليوم\n".encode() + b"\xd8 O\n" + "حلب I-\nنينوى O\n".encode())
     with pytest.raises(CorpusError) as caught:
-        read_conll(path)
+        list(iter_conll(path))
     assert [str(problem) for problem in caught.value.problems] == [
         f'{path}:1: the tag of "بغداد" is "B_LOC"; allowed: O, B-LABEL, I-LABEL',
         f'{path}:2: "اليوم" has no tag; allowed: a token and its tag, separated by a tab or spaces',
@@ -85,5 +85,5 @@ def test_a_column_file_in_utf16_is_one_error(tmp_path, encoding):
     path = tmp_path / "wide.bio"
     path.write_bytes("\ufeffبغداد\tB-LOC\nاليوم\tO\n".encode(encoding))
     with pytest.raises(KhabarError, match="is in UTF-16; allowed: UTF-8") as caught:
-        read_conll(path)
+        list(iter_conll(path))
     assert not isinstance(caught.value, CorpusError)

@@ -6,17 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from inputs import read_rows, rows_of
 
-from khabar.inference.sources import BadRow, open_sources, read_rows
+from khabar.inference.sources import BadRow, open_sources
 from khabar.models.article import Article, Segment
 from khabar.models.errors import KhabarError
 
 TEXT = "أعلنت الوزارة، الأحد، عن لقاء.\r\nوقال المتحدث: «لا تعليق»."
-
-
-def rows_of(*inputs: str | Path, stdin: bytes | None = None, **options) -> list[Article | BadRow]:
-    stream = None if stdin is None else io.BytesIO(stdin)
-    return list(read_rows(open_sources(inputs, **options), stdin=stream))
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -8,10 +8,10 @@ import threading
 import tracemalloc
 
 import pytest
-from inputs import csv_table, json_lines, rows_of, write
+from inputs import csv_table, json_lines, read_rows, rows_of, write
 
 from khabar.inference.compressed import decompressed
-from khabar.inference.sources import BadRow, open_sources, read_rows
+from khabar.inference.sources import BadRow, open_sources
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 

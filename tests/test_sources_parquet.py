@@ -4,9 +4,9 @@ import gzip
 import os
 
 import pytest
-from inputs import parquet, rows_of, write
+from inputs import parquet, read_rows, rows_of, write
 
-from khabar.inference.sources import BadRow, open_sources, read_rows
+from khabar.inference.sources import BadRow, open_sources
 from khabar.models.article import Article, Segment
 from khabar.models.errors import KhabarError
 

@@ -13,7 +13,6 @@ from khabar.training.check_finding import Finding, PlacedArticle
 MOSTLY = 0.5  # share of a text's letters that are Arabic
 
 _ARABIC_LETTER, _ARABIC_WORD = re.compile(f"[{ARABIC}]"), re.compile(f"[{ARABIC}{MARK}]+")
-_LETTER = re.compile(f"[{ARABIC}]")
 _LETTER = re.compile(r"[^\W\d_]")
 _FEWEST = 3  # letters in a row of a garbled word: by chance two may look like it
 _SHOWN = 20

@@ -37,11 +37,6 @@ class _Layout:
     has_spacing: bool  # the second says what stands between the tokens
 
 
-def read_conll(path: str | Path, *, ignore: Collection[str] = ()) -> list[Article]:
-    """Read a file of one token a line, as `iter_conll` does, into a list."""
-    return list(iter_conll(path, ignore=ignore))
-
-
 def iter_conll(
     path: str | Path,
     *,

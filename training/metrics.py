@@ -17,27 +17,6 @@ Span = tuple[int, int, str]  # start, end, label
 Report = dict[str, Any]
 
 
-def topic_metrics(
-    gold: Sequence[Collection[str]],
-    scores: Sequence[Mapping[str, float]],
-    thresholds: Mapping[str, float],
-    labels: Sequence[str],
-) -> Report:
-    """Measure topic scores, with every score at or above its label's threshold taken as a prediction.
-
-    Args:
-        gold: The topics of each article (or segment).
-        scores: Each one's score per topic; a missing topic scores 0.
-        thresholds: One per label.
-        labels: The topics to report, in this order.
-
-    Raises:
-        KeyError: If a label has no threshold.
-    """
-    predicted = [{label for label in labels if label in item and item[label] >= thresholds[label]} for item in scores]
-    return topic_report(gold, predicted, scores, labels)
-
-
 def topic_report(
     gold: Sequence[Collection[str]],
     predicted: Sequence[Collection[str]],

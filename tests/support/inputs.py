@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from khabar.inference.sources import BadRow, open_sources, read_rows
+from khabar.inference.sources import BadRow, Source, open_sources, read_placed_rows
 from khabar.models.article import Article
+
+
+def read_rows(sources: Iterable[Source], stdin: io.BufferedIOBase | None = None) -> Iterator[Article | BadRow]:
+    return (placed.row for placed in read_placed_rows(sources, stdin=stdin))
 
 
 def rows_of(*inputs: str | Path, stdin: bytes | io.BufferedIOBase | None = None, **options) -> list[Article | BadRow]:
