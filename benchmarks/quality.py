@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from khabar.inference.results import spans_of
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
@@ -68,7 +69,7 @@ class Anercorp:
 
     def measure(self, predicted: Sequence[Sequence[Span]]) -> dict[str, float | None]:
         """Measure each test sentence's predicted character spans, widened to whole tokens."""
-        gold = [[(e.start, e.end, e.label) for e in article.entities or ()] for article in self.test]
+        gold = [spans_of(article.entities or ()) for article in self.test]
         widened = [_widen(spans, tokens) for spans, tokens in zip(predicted, self._tokens, strict=True)]
         report = entity_metrics(gold, widened)
         without = entity_metrics(_without_misc(gold), _without_misc(widened))
@@ -111,7 +112,7 @@ def _without_misc(sentences: Sequence[Sequence[Span]]) -> list[list[Span]]:
 
 
 def _entity_spans(tagger: Tagger, articles: Sequence[Article]) -> list[list[Span]]:
-    return [[(e.start, e.end, e.label) for e in result.entities] for result in tagger.tag_many(articles)]
+    return [spans_of(result.entities) for result in tagger.tag_many(articles)]
 
 
 def _gold_figures(report: Report) -> dict[str, float | None]:
@@ -199,7 +200,7 @@ def baseline_row(data: Path) -> Row:
     train_set = read_articles(data / "gold" / "train.jsonl")
     dev = read_articles(data / "gold" / "dev.jsonl")
     crf = CrfEntities().fit(train_set)
-    gold = [[(e.start, e.end, e.label) for e in article.entities or ()] for article in dev]
+    gold = [spans_of(article.entities or ()) for article in dev]
     entities = entity_metrics(gold, [crf.predict(article) for article in dev])
 
     topics = sorted({topic for article in train_set for topic in article.topics or ()})

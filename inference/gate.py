@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from khabar.inference.results import TaggedArticle
+from khabar.inference.results import TaggedArticle, spans_of
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 
@@ -125,12 +125,9 @@ def compare(reference: ArticleTagger, candidate: ArticleTagger, articles: Sequen
             [{topic.label for topic in result.topics} for result in faster],
         ),
         entities=_pair(
-            [
-                None if article.entities is None else {(e.label, e.start, e.end) for e in article.entities}
-                for article in articles
-            ],
-            [{(e.label, e.start, e.end) for e in result.entities} for result in standing],
-            [{(e.label, e.start, e.end) for e in result.entities} for result in faster],
+            [None if article.entities is None else set(spans_of(article.entities)) for article in articles],
+            [set(spans_of(result.entities)) for result in standing],
+            [set(spans_of(result.entities)) for result in faster],
         ),
         largest_shift=max(
             (

@@ -5,9 +5,11 @@ Knows nothing of models: anything that tags articles can give these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from khabar.models import article
 
 SCORE_DIGITS = 4
 
@@ -117,6 +119,11 @@ class TaggedArticle:
             "characters_read": self.characters_read,
             "model": self.model,
         }
+
+
+def spans_of(entities: Iterable[Entity | article.Entity]) -> list[tuple[int, int, str]]:
+    """Give what two sides must agree on for entities, found or annotated, to be the same: start, end and label."""
+    return [(entity.start, entity.end, entity.label) for entity in entities]
 
 
 def unchanged(result: TaggedArticle) -> TaggedArticle:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sklearn.metrics import cohen_kappa_score
 
+from khabar.inference.results import spans_of
 from khabar.models.messages import show
 from khabar.training.agreement_pairs import Matched, Pair
 from khabar.training.alignment import align
@@ -232,10 +233,7 @@ def _topic_row(first: Sequence[bool], second: Sequence[bool]) -> TopicRow:
 
 def _compare_entities(pair: Pair, counts: dict[str, Counter[str]]) -> list[Disagreement]:
     """Add an article's entities to the counts by label, and give those on which the two differ."""
-    first, second = (
-        [(entity.start, entity.end, entity.label) for entity in article.entities or ()]
-        for article in (pair.first, pair.second)
-    )
+    first, second = (spans_of(article.entities or ()) for article in (pair.first, pair.second))
     for side, spans in (("first", first), ("second", second)):
         for _, _, label in spans:
             counts.setdefault(label, Counter())[side] += 1

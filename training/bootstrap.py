@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from khabar.inference.results import spans_of
 from khabar.models.errors import KhabarError
-from khabar.training.metrics import Span
 from khabar.training.predictions import LEVELS, Prediction, topic_items
 
 K = TypeVar("K")
@@ -72,8 +72,7 @@ def count_entities(predictions: Sequence[Prediction], labels: Sequence[str]) -> 
     for row, prediction in enumerate(predictions):
         if prediction.gold.entities is None:
             continue
-        gold: set[Span] = {(entity.start, entity.end, entity.label) for entity in prediction.gold.entities}
-        predicted: set[Span] = {(entity.start, entity.end, entity.label) for entity in prediction.result.entities}
+        gold, predicted = set(spans_of(prediction.gold.entities)), set(spans_of(prediction.result.entities))
         for which, found in enumerate((gold & predicted, predicted, gold)):
             for _, _, label in found:
                 if label in column:

@@ -7,6 +7,7 @@ into a table. Knows of the tagger only that it tags articles.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from khabar.inference.results import spans_of
 from khabar.models.article import Article
 from khabar.training.bootstrap import (
     COVERAGE,
@@ -77,14 +78,8 @@ def measure(predictions: Sequence[Prediction], *, resamples: int | None = None, 
     with_entities = [prediction for prediction in predictions if prediction.gold.entities is not None]
     if with_entities:
         report["entities"] = entity_metrics(
-            [
-                [(entity.start, entity.end, entity.label) for entity in prediction.gold.entities or ()]
-                for prediction in with_entities
-            ],
-            [
-                [(entity.start, entity.end, entity.label) for entity in prediction.result.entities]
-                for prediction in with_entities
-            ],
+            [spans_of(prediction.gold.entities or ()) for prediction in with_entities],
+            [spans_of(prediction.result.entities) for prediction in with_entities],
         )
     if resamples is not None:
         _add_intervals(report, predictions, resamples, seed)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import khabar
+from khabar.inference.results import spans_of
 from khabar.training.alignment import confusion
 from khabar.training.bootstrap import (
     FEWEST_ARTICLES,
@@ -133,10 +134,9 @@ def _entity_decisions(predictions: Sequence[Prediction]) -> dict[str, list[tuple
     decisions: dict[str, list[tuple[bool, float]]] = {}
     for prediction in predictions:
         if prediction.gold.entities is not None:
-            gold = {(entity.start, entity.end, entity.label) for entity in prediction.gold.entities}
-            for entity in prediction.result.entities:
-                right = (entity.start, entity.end, entity.label) in gold
-                decisions.setdefault(entity.label, []).append((right, entity.score))
+            gold, found = set(spans_of(prediction.gold.entities)), prediction.result.entities
+            for entity, span in zip(found, spans_of(found), strict=True):
+                decisions.setdefault(entity.label, []).append((span in gold, entity.score))
     return decisions
 
 
@@ -156,10 +156,7 @@ def _chart(decisions: Sequence[tuple[bool, float]], n_gold: int) -> dict[str, An
 
 def _confusion(predictions: Sequence[Prediction]) -> dict[str, Any]:
     found = confusion(
-        (
-            [(entity.start, entity.end, entity.label) for entity in prediction.gold.entities],
-            [(entity.start, entity.end, entity.label) for entity in prediction.result.entities],
-        )
+        (spans_of(prediction.gold.entities), spans_of(prediction.result.entities))
         for prediction in predictions
         if prediction.gold.entities is not None
     )

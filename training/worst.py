@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from khabar.inference.results import spans_of
 from khabar.models.article import Article
 from khabar.models.segments import sentence_around
 from khabar.training.alignment import Outcome, align
@@ -183,10 +184,7 @@ def _missed_entities(predictions: Sequence[Prediction]) -> list[WrongItem]:
 def _outcomes(prediction: Prediction) -> list[Outcome]:
     if prediction.gold.entities is None:
         return []
-    return align(
-        [(entity.start, entity.end, entity.label) for entity in prediction.gold.entities],
-        [(entity.start, entity.end, entity.label) for entity in prediction.result.entities],
-    )
+    return align(spans_of(prediction.gold.entities), spans_of(prediction.result.entities))
 
 
 def _entity_error(prediction: Prediction, outcome: Outcome, *, task: Task, times: int = 1) -> WrongItem:
