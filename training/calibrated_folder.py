@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from khabar.inference.sinks import FileSink, whole_folder
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError
-from khabar.models.folder import EMBEDDED
+from khabar.models.folder import named_folder
 
 _SETTINGS = ("topic_temperatures", "topic_thresholds", "topic_bands")
 
@@ -83,12 +83,10 @@ def copy_calibrated(model: str, output: str | Path, config: KhabarConfig, report
     Raises:
         KhabarError: As `store_calibration`.
     """
-    if model == "embedded":
-        source = EMBEDDED
-    elif Path(model).is_dir():
-        source = Path(model)
-    else:
-        source = Path(snapshot_download(model, local_files_only=True))  # loading has fetched it
+    source = Path(named_folder(model))
+    if not source.is_dir():
+        # Loading has fetched it; asking the hub again might give newer weights than those that were calibrated.
+        source = Path(snapshot_download(model, local_files_only=True))
     with whole_folder(output) as partial:
         for path in source.iterdir():  # checkpoints and other folders are not part of a model
             if path.is_file():
