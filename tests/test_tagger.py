@@ -1,6 +1,7 @@
 """From raw text to results: order, offsets, invariance, streams, and articles of any length."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -208,3 +209,12 @@ def test_what_is_no_article_is_named(tagger, wrong):
     with pytest.raises(KhabarError, match="articles is a str; allowed: a list or another iterable of texts"):
         list(tagger.tag_many("عاجل"))
     assert [len(results) for results in tagger.tag_chunks([["عاجل", Article(text="قتل شخصان")]])] == [2]
+
+
+def test_a_topic_is_reported_from_its_threshold_on(tiny_model, tokenizer):
+    text = "قصف الجيش مواقع في حلب."
+    topic, score = max(Tagger(tiny_model, tokenizer).tag(text).topic_scores.items(), key=lambda item: item[1])
+    for threshold, is_reported in ((score, True), (math.nextafter(score, 1), False)):
+        tiny_model.config.topic_thresholds[topic] = threshold
+        reported = Tagger(tiny_model, tokenizer).tag(text).topics
+        assert (topic in {one.label for one in reported}) == is_reported
