@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from khabar.cli_common import Device, one_line_errors, say
+from khabar.inference.runtimes import Precision, Runtime
 
 
 @one_line_errors
@@ -41,6 +42,10 @@ def evaluate(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     device: Device = "auto",
+    runtime: Annotated[
+        Runtime, typer.Option(help="What runs MODEL; onnx: a folder that `khabar export` wrote. --against has torch.")
+    ] = "torch",
+    precision: Annotated[Precision, typer.Option(help="MODEL's; auto: bf16 on a GPU, fp32 on a CPU.")] = "auto",
 ) -> None:
     """Measure a model on labelled articles: topics per article and per segment, entities by exact span."""
     from khabar.training.bootstrap import check_resampling
@@ -57,6 +62,7 @@ def evaluate(
     from khabar.training.corpora import as_gold, choose_split, load_corpus
     from khabar.training.evaluate import render
     from khabar.training.predictions import predict, unknown_labels
+    from khabar.training.provenance import shown_path
 
     sources = load_corpus(corpus, split=choose_split(corpus, split))
     articles = [article for source in sources for article in as_gold(source)]
@@ -64,10 +70,15 @@ def evaluate(
     from khabar.inference.tagger import load
 
     evaluated = []
-    for name in (model,) if against is None else (model, against):
-        tagger = load(name, device=device)
+    taggers = [load(model, device=device, runtime=runtime, precision=precision)]
+    names = [", ".join([shown_path(model), *(one for one in (runtime, precision) if one not in ("torch", "auto"))])]
+    if against is not None:
+        taggers.append(load(against, device=device))
+        names.append(shown_path(against))
+    same = len({tagger.model.config.full_name for tagger in taggers}) < len(taggers)
+    for tagger, name in zip(taggers, names, strict=True):
         unknown = unknown_labels(articles, topics=tagger.topics, entity_labels=tagger.entity_labels)
-        full_name = tagger.model.config.full_name
+        full_name = tagger.model.config.full_name + (f" ({name})" if same else "")
         for line in unknown.lines():
             say(f"{full_name}: {line}")
         with tqdm(total=len(articles), unit=" articles", leave=False, disable=not sys.stderr.isatty()) as bar:

@@ -308,3 +308,11 @@ def test_a_slip_in_a_map_is_pointed_out(tmp_path, caplog):
     caplog.clear()
     load_corpora([both], entity_labels=["LOC", "PERSN", "PERSON"])
     assert caplog.messages == []
+
+
+def test_a_file_that_is_given_twice_is_refused(tmp_path):
+    path = tmp_path / "names.bio"
+    path.write_text("قال O\nسالم B-PERS\n", encoding="utf-8")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(KhabarError, match=r"names\.bio is given twice; allowed: each file once"):
+        load_corpora([path, tmp_path / "sub" / ".." / "names.bio"])

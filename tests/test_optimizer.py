@@ -1,9 +1,11 @@
 import pytest
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import AutoModel, ModernBertConfig
 
 from khabar.models.config import KhabarConfig
 from khabar.models.model import KhabarModel
-from khabar.training.optimizer import encoder_depths, make_optimizer, make_schedule
+from khabar.training.optimizer import encoder_depths, make_optimizer, make_schedule, moving_average
 from khabar.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(
@@ -75,3 +77,20 @@ def test_rates_rise_then_fall_to_zero(recurrent_config):
     assert rates[:3] == pytest.approx([0, 0.5e-2, 1e-2])
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert optimizer.param_groups[-1]["lr"] == 0
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.999])
+def test_a_young_average_follows_fast_and_an_old_one_slowly(decay):
+    weights = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(weights.weight)
+    average = AveragedModel(weights, multi_avg_fn=moving_average(decay))
+    average.update_parameters(weights)
+    nn.init.ones_(weights.weight)
+    for _ in range(200):
+        average.update_parameters(weights)
+    assert average.module.weight.item() > 0.99
+    average.n_averaged.fill_(100_000)
+    nn.init.zeros_(weights.weight)
+    before = average.module.weight.item()
+    average.update_parameters(weights)
+    assert average.module.weight.item() == pytest.approx(decay * before)

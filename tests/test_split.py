@@ -368,3 +368,10 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, arguments, words):
     assert done.exit_code == 2
     assert words in done.stderr
     assert not (tmp_path / "split").exists()
+
+
+def test_a_file_that_is_given_twice_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "قال"}\n', encoding="utf-8")
+    with pytest.raises(KhabarError, match=r"a\.jsonl is given twice; allowed: each file once"):
+        split_files([path, path], tmp_path / "out", SplitSettings())

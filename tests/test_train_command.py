@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -196,3 +198,18 @@ def test_topics_of_dev_that_training_lacks_are_named_once(tmp_path, encoder_fold
         assert "has topics of unknown meaning: طقس (3)" in done.stderr
         assert done.stderr.count("طقس") == 1
     assert not list(tmp_path.glob("model/*"))
+
+
+def test_training_that_is_stopped_says_how_it_goes_on(tmp_path, encoder_folder):
+    command = ("train", CORPUS, "--encoder", encoder_folder, "-o", tmp_path / "model", *FAST, "--epochs", 500)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "khabar", *map(str, command)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "model").glob("checkpoints/step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert re.search(r"the same command goes on from \S+step-\d+ with --resume$", errors.strip())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ class Checkpoints:
             for path in self.folder.glob("best-*"):
                 if path.name != f"best-{progress.best_epoch}":
                     shutil.rmtree(path)
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Tell whoever stops the run meanwhile how it goes on."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            if (latest := self.latest()) is not None:
+                stopped.add_note(f"the same command goes on from {latest} with --resume")
+            raise
 
     def clear(self) -> None:
         """Remove everything; the run is complete."""

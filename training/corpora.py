@@ -15,7 +15,7 @@ from khabar.models.messages import show
 from khabar.training.corpus_file import read_corpus_file
 from khabar.training.label_checks import label_problems, lookalikes, model_labels, model_topics
 from khabar.training.source import SourceArticles, SourceCounts, count_source
-from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of, is_yaml
+from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of, is_yaml, refuse_repeated
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +125,10 @@ def load_corpora(
 
     Raises:
         CorpusError: If an article, a YAML, or a label cannot be used; lists every such place.
-        KhabarError: If a file cannot be read or has no articles, or a YAML has no source of the split.
+        KhabarError: If a file cannot be read, has no articles or is there twice, or a YAML has no source of the split.
     """
     specs = [spec for path in paths for spec in _specs(path, split)]
+    refuse_repeated(spec.path for spec in specs)
     problems: list[Problem] = []
     n_more = 0
     loaded: list[tuple[SourceSpec, SourceArticles, SourceCounts]] = []

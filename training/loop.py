@@ -17,7 +17,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -31,7 +31,7 @@ from khabar.training.batching import BatchPlan, collate_examples
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.evaluate import evaluate, selection_score
 from khabar.training.log_lines import LogLines
-from khabar.training.optimizer import make_optimizer, make_schedule, pretrained_parameters
+from khabar.training.optimizer import make_optimizer, make_schedule, moving_average, pretrained_parameters
 from khabar.training.processes import on_main
 from khabar.training.settings import TrainSettings
 from khabar.training.settling import SettledSettings
@@ -96,7 +96,7 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.schedule = schedule  # stepped here, once a step, whatever the number of processes
         self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
+            AveragedModel(model, multi_avg_fn=moving_average(settings.average_decay))
             if settings.average_decay
             else None
         )
@@ -126,12 +126,15 @@ class Run:
             if watcher is not None:
                 _tell_again(watcher, progress)
         total = self.steps_per_epoch * self.settings.epochs
-        with tqdm(
-            total=total,
-            initial=progress.step,
-            unit="step",
-            disable=not (progress_bar and self.accelerator.is_main_process),
-        ) as bar:
+        with (
+            self.checkpoints.resumable(),
+            tqdm(
+                total=total,
+                initial=progress.step,
+                unit="step",
+                disable=not (progress_bar and self.accelerator.is_main_process),
+            ) as bar,
+        ):
             while progress.epoch < self.settings.epochs and not progress.stopped and not self._out_of_patience():
                 self._epoch(bar)
                 self._end_of_epoch(bar, watcher)

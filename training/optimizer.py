@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, get_ema_multi_avg_fn
 from transformers import get_linear_schedule_with_warmup
 
 from khabar.models.model import KhabarModel
@@ -70,6 +72,24 @@ def make_optimizer(model: KhabarModel, settings: SettledSettings) -> torch.optim
     return torch.optim.AdamW(
         [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
     )
+
+
+def moving_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
+    """Make the rule by which an average follows a model's weights, for AveragedModel: while it is young, faster.
+
+    With a fixed decay of 0.999, after 200 steps most of an average would still be the weights that training began with.
+
+    Args:
+        decay: Share of the average that a step leaves, once there have been some 10 / (1 - decay) of them.
+
+    Source: min(decay, (1 + n) / (10 + n)) after n steps, TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+    """
+
+    def follow(averaged: PARAM_LIST, current: PARAM_LIST, n_averaged: Tensor | int) -> None:
+        n = int(n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n_averaged)
+
+    return follow
 
 
 def make_schedule(

@@ -80,40 +80,41 @@ def run_steps(
         accelerator.load_state(str(latest))
     losses: list[Tensor] = []
     clock = time.perf_counter()
-    for step in range(progress.step, n_steps):
-        rate = settings.learning_rate * rate_share(step, n_steps, settings.warmup, settings.decay)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        rows = batches.batch(step, accelerator.process_index, accelerator.num_processes)
-        with accelerator.autocast():
-            loss = model(rows.to(accelerator.device))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-        progress.step = step + 1
-        if progress.step % settings.measure_steps == 0 or progress.step == n_steps:
-            # This waits for the device, so the clock is read after it.
-            mean = float(accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
-            seconds = time.perf_counter() - clock
-            speed = len(losses) * batches.rows * batches.length / seconds
-            entry: dict[str, Any] = {
-                "step": progress.step,
-                "loss": mean,
-                "rate": rate,
-                "pieces_a_second": speed,
-            }
-            if peak_flops:
-                entry["utilisation"] = speed * flops_a_piece / peak_flops
-            entry["held_out"] = measure()
-            progress.seconds += seconds
-            progress.history.append(entry)
-            if accelerator.is_main_process:
-                report(entry)
-            losses, clock = [], time.perf_counter()
-        if progress.step % settings.checkpoint_steps == 0 and progress.step < n_steps:
-            paused = time.perf_counter()
-            checkpoints.save(accelerator, progress)
-            clock += time.perf_counter() - paused
+    with checkpoints.resumable():
+        for step in range(progress.step, n_steps):
+            rate = settings.learning_rate * rate_share(step, n_steps, settings.warmup, settings.decay)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            rows = batches.batch(step, accelerator.process_index, accelerator.num_processes)
+            with accelerator.autocast():
+                loss = model(rows.to(accelerator.device))
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+            progress.step = step + 1
+            if progress.step % settings.measure_steps == 0 or progress.step == n_steps:
+                # This waits for the device, so the clock is read after it.
+                mean = float(accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
+                seconds = time.perf_counter() - clock
+                speed = len(losses) * batches.rows * batches.length / seconds
+                entry: dict[str, Any] = {
+                    "step": progress.step,
+                    "loss": mean,
+                    "rate": rate,
+                    "pieces_a_second": speed,
+                }
+                if peak_flops:
+                    entry["utilisation"] = speed * flops_a_piece / peak_flops
+                entry["held_out"] = measure()
+                progress.seconds += seconds
+                progress.history.append(entry)
+                if accelerator.is_main_process:
+                    report(entry)
+                losses, clock = [], time.perf_counter()
+            if progress.step % settings.checkpoint_steps == 0 and progress.step < n_steps:
+                paused = time.perf_counter()
+                checkpoints.save(accelerator, progress)
+                clock += time.perf_counter() - paused
     return progress

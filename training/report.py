@@ -40,7 +40,7 @@ class Evaluated:
     """A model that has tagged a corpus.
 
     Attributes:
-        name: The model's name and version.
+        name: The model's name and version, and what tells it from another of that name.
         predictions: Annotated articles and what it says of them.
         unknown: Gold labels that it does not know.
     """

@@ -109,6 +109,20 @@ def refuse_other_formats(paths: Iterable[str | Path]) -> None:
             raise KhabarError(f"{path}: a list of sources is not read here; allowed: the .jsonl files that it names")
 
 
+def refuse_repeated(paths: Iterable[str | Path]) -> None:
+    """Refuse a file that is given twice, be it by another name.
+
+    Raises:
+        KhabarError: Naming it.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        place = Path(path).resolve()
+        if place in seen:
+            raise KhabarError(f"{path} is given twice; allowed: each file once")
+        seen.add(place)
+
+
 class SourceChecker:
     """Checks one source's mapping and gathers what is wrong with it."""
 

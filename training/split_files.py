@@ -20,7 +20,7 @@ from khabar.models.article import Article, parse_article
 from khabar.models.article_reader import parse_json, read_lines
 from khabar.models.errors import CorpusError, KhabarError, Problem
 from khabar.models.messages import show
-from khabar.training.source_spec import refuse_other_formats
+from khabar.training.source_spec import refuse_other_formats, refuse_repeated
 from khabar.training.split import PARTS, Entry, Groups, Split, SplitSettings, split_entries
 
 
@@ -53,6 +53,7 @@ def split_files(
     """
     folder = Path(output)
     refuse_other_formats(inputs)
+    refuse_repeated(inputs)
     _check_folder(folder, inputs, overwrite=overwrite)
     lines = _Lines(inputs)
     if settings.group_duplicates:
