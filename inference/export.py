@@ -38,7 +38,7 @@ from khabar.inference.sinks import whole_folder
 from khabar.inference.tagger import Tagger
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError, MissingExtraError
-from khabar.models.folder import no_reports
+from khabar.models.folder import no_reports, vocabulary_digest
 from khabar.models.model import KhabarModel
 from khabar.models.recurrent import RecurrentEncoder
 
@@ -87,6 +87,7 @@ def export_model(
         safetensors.torch.save_file(
             {name: value.contiguous() for name, value in heads_of(model).items()}, partial / HEADS
         )
+        model.config.vocabulary = vocabulary_digest(tokenizer)  # a model may be older than this setting
         with no_reports():
             model.config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

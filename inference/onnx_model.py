@@ -19,12 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from khabar.models.config import KhabarConfig
 from khabar.models.errors import MissingExtraError, ModelFolderError
-from khabar.models.folder import quietly
-from khabar.models.folder_checks import check_contained
+from khabar.models.folder import own_config, own_tokenizer, quietly
+from khabar.models.folder_checks import check_contained, check_no_pickles
 from khabar.models.model import KhabarModel
-from khabar.models.text import load_tokenizer
 
 if TYPE_CHECKING:
     from onnx import GraphProto, TensorProto
@@ -65,8 +63,8 @@ def load_onnx(folder: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]
     ONNX Runtime gets as many threads as torch has at that moment (`OMP_NUM_THREADS`, `torch.set_num_threads`).
 
     Raises:
-        ModelFolderError: If it is not such a folder, lacks a file, or its files are damaged, refer to data
-            outside themselves, or do not belong together.
+        ModelFolderError: If it is not such a folder, lacks a file or holds a pickle, or its files are damaged, refer
+            to data outside themselves, or do not belong together.
         MissingExtraError: If ONNX Runtime is not installed.
     """
     folder = Path(folder)
@@ -78,13 +76,14 @@ def load_onnx(folder: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]
             f"{folder}: {', '.join(missing)} missing; `khabar export MODEL DIR` writes such a folder"
         )
     check_contained(folder)
+    check_no_pickles(folder)
     record = read_record(folder)
     if record["settings"] != settings_digest(folder):
         raise ModelFolderError(
             f"{folder}: config.json has other {', '.join(BOUND_SETTINGS)} than {ENCODER} was made with; export again"
         )
     content = {name: _vouched(folder, name, record) for name in (ENCODER, HEADS)}
-    config = quietly(folder, lambda: KhabarConfig.from_pretrained(folder))
+    config = own_config(folder)
     encoder: Any = config.encoder  # resolved by now
     session = _open_session(folder, content[ENCODER])
     size = session.get_outputs()[0].shape[-1]
@@ -92,11 +91,7 @@ def load_onnx(folder: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]
         raise ModelFolderError(f"{folder}: {ENCODER} gives states of {size}, config.json says {encoder.hidden_size}")
     model = KhabarModel(config, encoder=OnnxEncoder(encoder, session))
     _load_heads(folder, model, content[HEADS])
-    tokenizer = quietly(folder, lambda: load_tokenizer(folder))
-    if len(tokenizer) > encoder.vocab_size:
-        raise ModelFolderError(
-            f"{folder}: the tokenizer has {len(tokenizer)} pieces, the encoder embeds only {encoder.vocab_size}"
-        )
+    tokenizer = own_tokenizer(folder, config, n_rows=encoder.vocab_size)
     return model.train(mode=False), tokenizer
 
 

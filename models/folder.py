@@ -106,36 +106,48 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
             its tensors are missing, too many, of wrong shapes or kinds, or not numbers; if its settings are not of
             the right types; or if its tokenizer is not the model's.
     """
-    folder = local_folder(name)
-    check_whole(folder, MODEL_FILES)
-    if folder != EMBEDDED:  # what installs khabar may have linked its files
-        check_contained(folder)
-    check_no_pickles(folder)
+    folder, config, tokenizer = _looked_at(name)
+    model: KhabarModel
+    model, info = _with_report(KhabarModel, folder, config=config)
+    problems = [
+        *(f"{key} is missing" for key in sorted(info["missing_keys"])),
+        *(f"{key} is not part of this model" for key in sorted(info["unexpected_keys"])),
+        *(f"{key[0]} has another shape" for key in sorted(info["mismatched_keys"])),
+    ]
+    _refuse_misfits(folder, problems)
+    _check_numbers(folder, model)
+    return model.train(mode=False), tokenizer
+
+
+def own_config(folder: Path) -> KhabarConfig:
+    """Read config.json as that of a khabar model, whatever its weights are stored in.
+
+    Raises:
+        ModelFolderError: If it is another kind of model's, names no labels, or its settings are not of the right types.
+    """
     _check_kind(folder / "config.json")
-    stored = stored_tensors(folder)
     config = quietly(folder, lambda: KhabarConfig.from_pretrained(folder))
     if not config.topics and not config.entity_labels:
         raise ModelFolderError(f"{folder}: config.json names no topics and no entity labels; not a khabar model")
-    # Before memory is taken for the sizes that config.json claims, they are compared with those of the weights.
-    with torch.device("meta"):
-        claimed = quietly(folder, lambda: KhabarModel(config).state_dict())
-    problems = misfits(stored, {key: tuple(tensor.shape) for key, tensor in claimed.items()})
-    model: KhabarModel
-    if not problems:
-        model, info = _with_report(KhabarModel, folder, config=config)
-        problems = [
-            *(f"{key} is missing" for key in sorted(info["missing_keys"])),
-            *(f"{key} is not part of this model" for key in sorted(info["unexpected_keys"])),
-            *(f"{key[0]} has another shape" for key in sorted(info["mismatched_keys"])),
-        ]
-    if problems:
-        raise ModelFolderError(f"{folder}: {WEIGHTS} does not fit config.json: {_some(problems)}")
-    _check_numbers(folder, model)
-    tokenizer = quietly(folder, lambda: load_tokenizer(folder))
-    _check_tokenizer(folder, model.encoder, tokenizer)
+    return config
+
+
+def own_tokenizer(folder: Path, config: KhabarConfig, *, n_rows: int) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a khabar model, whatever its weights are stored in.
+
+    Args:
+        folder: The model's.
+        config: Its configuration.
+        n_rows: Pieces that its encoder embeds.
+
+    Raises:
+        ModelFolderError: If it cannot be read, has more pieces than that, lacks a special one, or is not the tokenizer
+            that the model was saved with.
+    """
+    tokenizer = _fitting_tokenizer(folder, n_rows)
     if config.vocabulary and config.vocabulary != vocabulary_digest(tokenizer):
         raise ModelFolderError(f"{folder}: tokenizer.json has another vocabulary than the model was saved with")
-    return model.train(mode=False), tokenizer
+    return tokenizer
 
 
 def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -166,15 +178,29 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         mismatched = [f"{key[0]} has another shape" for key in info["mismatched_keys"]]
         raise ModelFolderError(f"{folder}: {WEIGHTS} lacks weights of the encoder: {_some([*missing, *mismatched])}")
     _check_numbers(folder, encoder)
-    tokenizer = quietly(folder, lambda: load_tokenizer(folder))
-    _check_tokenizer(folder, encoder, tokenizer)
-    return encoder, tokenizer
+    return encoder, _fitting_tokenizer(folder, _n_rows(encoder))
 
 
 def vocabulary_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     """Give the SHA-256 of a tokenizer's pieces and their ids."""
     pieces = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     return hashlib.sha256(pieces.encode()).hexdigest()
+
+
+def _looked_at(name: str | Path) -> tuple[Path, KhabarConfig, PreTrainedTokenizerFast]:
+    """Look at all of a khabar model but its numbers: what is wrong shows before memory and time are taken for them."""
+    folder = local_folder(name)
+    check_whole(folder, MODEL_FILES)
+    if folder != EMBEDDED:  # what installs khabar may have linked its files
+        check_contained(folder)
+    check_no_pickles(folder)
+    config = own_config(folder)
+    stored = stored_tensors(folder)
+    with torch.device("meta"):  # config.json may claim sizes that fit no memory
+        claimed = quietly(folder, lambda: KhabarModel(config))
+    shapes = {key: tuple(tensor.shape) for key, tensor in claimed.state_dict().items()}
+    _refuse_misfits(folder, misfits(stored, shapes))
+    return folder, config, own_tokenizer(folder, config, n_rows=_n_rows(claimed.encoder))
 
 
 def _with_report(kind: Any, folder: Path, **options: Any) -> Any:
@@ -243,14 +269,25 @@ def _check_numbers(folder: Path, model: PreTrainedModel) -> None:
         raise ModelFolderError(f"{folder}: {WEIGHTS} holds NaN or infinity: {_some(wrong)}")
 
 
-def _check_tokenizer(folder: Path, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    embeddings: Any = encoder.get_input_embeddings()
-    n_pieces, n_rows = len(tokenizer), embeddings.weight.shape[0]
-    if n_pieces > n_rows:
-        raise ModelFolderError(f"{folder}: the tokenizer has {n_pieces} pieces, the encoder embeds only {n_rows}")
+def _refuse_misfits(folder: Path, problems: list[str]) -> None:
+    if problems:
+        raise ModelFolderError(f"{folder}: {WEIGHTS} does not fit config.json: {_some(problems)}")
+
+
+def _fitting_tokenizer(folder: Path, n_rows: int) -> PreTrainedTokenizerFast:
+    """Load a tokenizer for an encoder that embeds so many pieces."""
+    tokenizer = quietly(folder, lambda: load_tokenizer(folder))
+    if len(tokenizer) > n_rows:
+        raise ModelFolderError(f"{folder}: the tokenizer has {len(tokenizer)} pieces, the encoder embeds only {n_rows}")
     missing = [kind for kind in ("pad", "cls", "sep") if getattr(tokenizer, f"{kind}_token_id") is None]
     if missing:
         raise ModelFolderError(f"{folder}: the tokenizer has no special piece for {', '.join(missing)}")
+    return tokenizer
+
+
+def _n_rows(encoder: PreTrainedModel) -> int:
+    embeddings: Any = encoder.get_input_embeddings()
+    return int(embeddings.weight.shape[0])
 
 
 def quietly(name: str | Path, load: Callable[[], T]) -> T:

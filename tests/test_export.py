@@ -16,7 +16,8 @@ import khabar
 from khabar.cli import app
 from khabar.models.article import Article, Entity
 from khabar.models.errors import DeviceError, KhabarError, MissingExtraError, ModelFolderError
-from khabar.models.folder import load_model, save_model
+from khabar.models.folder import load_model, save_model, vocabulary_digest
+from khabar.models.text import build_tokenizer
 
 onnx = pytest.importorskip("onnx", reason="needs khabar[onnx]")
 pytest.importorskip("onnxruntime", reason="needs khabar[onnx]")
@@ -284,6 +285,12 @@ def vouch_for(folder, name):
     (folder / "export.json").write_text(json.dumps(record), encoding="utf-8")
 
 
+def edit_json(path, change):
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    change(settings)
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
 def edit_graph(folder, change):
     model = onnx.load(folder / "model.onnx")
     change(model.graph)
@@ -327,10 +334,53 @@ def test_files_of_different_models_are_refused(exported, tiny_model, tokenizer, 
     ],
 )
 def test_a_configuration_of_another_model_is_refused(exported, change):
-    config = json.loads((exported / "config.json").read_text(encoding="utf-8"))
-    change(config)
-    (exported / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    edit_json(exported / "config.json", change)
     with pytest.raises(ModelFolderError, match=r"config.json has other encoder, topics, entity_labels"):
+        load_onnx(exported)
+
+
+@one_kind
+def test_a_configuration_of_another_kind_is_refused(exported):
+    edit_json(exported / "config.json", lambda config: config.update(auto_map={"AutoModel": "evil.Model"}))
+    with pytest.raises(ModelFolderError, match="has auto_map, which no khabar model has"):
+        load_onnx(exported)
+
+
+@one_kind
+def test_a_tokenizer_of_another_model_is_refused(exported, tokenizer):
+    pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    for other in (pieces[:-20], [*pieces[:-2], pieces[-1], pieces[-2]]):
+        build_tokenizer(other).save_pretrained(exported)
+        with pytest.raises(ModelFolderError, match=r"tokenizer.json has another vocabulary than the model was saved"):
+            load_onnx(exported)
+    build_tokenizer([*pieces, "##خبر"]).save_pretrained(exported)
+    with pytest.raises(ModelFolderError, match=f"has {len(pieces) + 1} pieces, the encoder embeds only {len(pieces)}"):
+        load_onnx(exported)
+    tokenizer.save_pretrained(exported)
+    load_onnx(exported)
+
+
+@one_kind
+@pytest.mark.parametrize("piece", ["pad", "cls", "sep"])
+def test_a_tokenizer_without_a_special_piece_is_refused(exported, piece):
+    edit_json(exported / "tokenizer_config.json", lambda settings: settings.pop(f"{piece}_token"))
+    with pytest.raises(ModelFolderError, match=f"the tokenizer has no special piece for {piece}"):
+        load_onnx(exported)
+
+
+@one_kind
+def test_an_export_notes_the_vocabulary_that_its_model_did_not(tiny_model, tokenizer, tmp_path):
+    tiny_model.config.vocabulary = ""
+    export_model(tiny_model, tokenizer, tmp_path / "exported")
+    config = json.loads((tmp_path / "exported" / "config.json").read_text(encoding="utf-8"))
+    assert config["vocabulary"] == vocabulary_digest(tokenizer)
+
+
+@one_kind
+@pytest.mark.parametrize("name", ["vocab.pkl", "pytorch_model.bin"])
+def test_a_pickle_in_the_folder_is_refused(exported, name):
+    (exported / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelFolderError, match=f"{name}: a pickle, which no khabar model has and khabar never opens"):
         load_onnx(exported)
 
 
