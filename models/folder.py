@@ -119,6 +119,18 @@ def load_model(name: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:
     return model.train(mode=False), tokenizer
 
 
+def read_config(name: str | Path) -> KhabarConfig:
+    """Read a khabar model's configuration and see what `load_model` would refuse, without the weights' numbers.
+
+    Args:
+        name: As for `load_model`.
+
+    Raises:
+        ModelFolderError: As `load_model` does, but for tensors that are missing, too many or not numbers.
+    """
+    return _looked_at(name)[1]
+
+
 def own_config(folder: Path) -> KhabarConfig:
     """Read config.json as that of a khabar model, whatever its weights are stored in.
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from khabar.models.errors import KhabarError, ModelFolderError
-from khabar.models.folder import load_encoder, load_model, save_model
+from khabar.models.folder import load_encoder, load_model, read_config, save_model
+from khabar.models.text import build_tokenizer
 
 
 @pytest.fixture
@@ -41,6 +42,39 @@ def test_a_saved_folder_is_whole_and_loads(folder, tiny_model):
     assert not model.training
     assert all(torch.equal(value, tiny_model.state_dict()[name]) for name, value in model.state_dict().items())
     assert tokenizer.tokenize("قال سالم") == load_model(folder)[1].tokenize("قال سالم")
+
+
+def test_a_configuration_is_read_without_the_weights(folder):
+    config, loaded = read_config(folder), load_model(folder)[0].config
+    for name in ("topics", "entity_labels", "topic_thresholds", "window", "vocabulary", "full_name"):
+        assert getattr(config, name) == getattr(loaded, name)
+    assert config.encoder.vocab_size == loaded.encoder.vocab_size
+    edit_weights(folder, lambda tensors: tensors["crf.start"].fill_(float("nan")))
+    assert read_config(folder).topics == config.topics  # only a load reads numbers
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer.json missing"),
+        (lambda folder: (folder / "vocab.pkl").write_bytes(b""), r"vocab.pkl: a pickle"),
+        (lambda folder: edit_config(folder, lambda c: c.update(model_type="bert")), "not a khabar model"),
+        (lambda folder: edit_config(folder, lambda c: c.update(window="32")), 'window is "32", must be a whole number'),
+        (
+            lambda folder: edit_weights(folder, lambda t: t.update({"crf.start": torch.zeros(3)})),
+            r"crf.start has shape \[3\], must be \[7\]",
+        ),
+        (
+            lambda folder: build_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]).save_pretrained(folder),
+            "tokenizer.json has another vocabulary",
+        ),
+    ],
+)
+def test_a_configuration_is_that_of_a_whole_model(folder, spoil, message):
+    spoil(folder)
+    for read in (read_config, load_model):
+        with pytest.raises(ModelFolderError, match=message):
+            read(folder)
 
 
 def test_half_precision_is_loaded_as_float32(folder):

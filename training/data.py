@@ -22,7 +22,7 @@ from khabar.inference.run_identity import model_digest
 from khabar.models.article import Article
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
-from khabar.models.folder import load_model
+from khabar.models.folder import read_config
 from khabar.training.batching import Example
 from khabar.training.corpora import Corpus
 from khabar.training.example_table import SCHEMA
@@ -56,7 +56,7 @@ def collect_labels(corpora: Sequence[Corpus]) -> LabelSet:
     if not topics and not entity_labels:
         for name, corpus in _teachers(corpora).items():
             with _said_where(corpus):
-                config = load_model(name)[0].config
+                config = read_config(name)
             topics.update(config.topics)
             entity_labels.update(config.entity_labels)
     if not topics and not entity_labels:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from khabar.models.folder import load_model
+from khabar.models.folder import read_config
 from khabar.training.corpora import Corpus, as_gold, load_corpora
 from khabar.training.data import collect_labels, describe_reading, open_examples, teacher_digests
 from khabar.training.growing import grown_labels, mask_absent
@@ -101,5 +101,5 @@ def examples_folder(settings: TrainSettings) -> Path:
 def _known_labels(settings: TrainSettings) -> LabelSet | None:
     if settings.from_model is None:
         return None
-    config = load_model(settings.from_model)[0].config
+    config = read_config(settings.from_model)
     return LabelSet(topics=tuple(config.topics), entity_labels=tuple(config.entity_labels))
