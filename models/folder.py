@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -54,6 +55,9 @@ HUB_FILES = (  # beside the weights
 )
 
 T = TypeVar("T")
+
+# What a hub calls a model. No other name reaches the network, such as a path of Windows.
+_HUB_ID = re.compile(r"(?:\w[\w.\-]*/)?\w[\w.\-]*", re.ASCII)
 
 # What transformers reports, and what it does to torch while it builds a model, is the whole process's.
 _one_at_a_time = threading.RLock()
@@ -238,7 +242,7 @@ def local_folder(name: str | Path) -> Path:
         return folder
     if folder.exists():
         raise ModelFolderError(f"{name}: a model is a folder with {', '.join(MODEL_FILES)}; this is a file")
-    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
+    if not _HUB_ID.fullmatch(str(name)):
         raise ModelFolderError(f"{name}: no such model folder")
     _check_hub(str(name))
     return quietly(name, lambda: _from_hub(str(name)))

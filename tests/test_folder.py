@@ -167,6 +167,42 @@ def test_what_is_not_there_is_named(name, message):
         load_model(name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        r"C:\models\mine",
+        "C:/models",
+        r"models\mine",
+        r"\\server\models",
+        "~/models",
+        "../mine",
+        "models/news/mine",
+        "my model",
+        "نموذج/أخبار",
+    ],
+)
+def test_a_path_is_never_asked_of_the_network(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr("khabar.models.folder.model_info", lambda name, **options: asked.append(name))
+    with pytest.raises(ModelFolderError, match="no such model folder"):
+        load_model(name)
+    assert not asked
+
+
+@pytest.mark.parametrize("name", ["somebody/some-model", "some_model", "CAMeL-Lab/bert-base.v0_2"])
+def test_a_hub_id_is_asked_of_the_network(name, monkeypatch):
+    asked = []
+
+    def model_info(name, **options):
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr("khabar.models.folder.model_info", model_info)
+    with pytest.raises(ModelFolderError, match="no model hub gave it"):
+        load_model(name)
+    assert asked == [name]
+
+
 def test_a_file_is_no_folder(folder):
     with pytest.raises(ModelFolderError, match="this is a file"):
         load_model(folder / "config.json")
