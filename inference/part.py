@@ -18,8 +18,8 @@ from typing import BinaryIO, Self
 from khabar.models.errors import KhabarError
 from khabar.models.messages import changes, show
 
-if sys.platform != "win32":
-    import fcntl
+# Windows keeps others from a locked byte: one that only results of more than a gigabyte reach. It takes 31 bits.
+_LOCKED_BYTE = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,13 +224,25 @@ def _shown(value: object) -> str:
 def _open_locked(path: Path) -> BinaryIO:
     """Open a file for reading and writing, made where it is missing, for this process alone."""
     stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
-            raise KhabarError(f"{path} is being written by another run; wait for it, or stop it") from None
+    try:
+        _lock(stream)
+    except (BlockingIOError, PermissionError):  # Linux and macOS; Windows
+        stream.close()
+        raise KhabarError(f"{path} is being written by another run; wait for it, or stop it") from None
     return stream
+
+
+def _lock(stream: BinaryIO) -> None:
+    """Lock a file until it is closed, or raise the system's error where another process has."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        stream.seek(_LOCKED_BYTE)
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _write(stream: BinaryIO, data: bytes) -> None:

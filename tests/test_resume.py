@@ -287,6 +287,38 @@ def test_two_runs_do_not_write_to_the_same_part_files(rows, out):
     assert out.read_bytes() == b"{}\n"
 
 
+class WindowsLocks:
+    """Stands in for `msvcrt`: a file's byte is one open file's until that is closed."""
+
+    LK_NBLCK = 2
+
+    def __init__(self):
+        self.places = {}
+
+    def locking(self, descriptor, mode, n_bytes):
+        assert (mode, n_bytes) == (self.LK_NBLCK, 1)
+        place = os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR)
+        if place in self.places:
+            raise PermissionError(13, "Permission denied")
+        self.places[place] = descriptor
+
+
+def test_on_windows_too_two_runs_do_not_write_to_the_same_part_files(rows, out, monkeypatch):
+    locks = WindowsLocks()
+    monkeypatch.setitem(sys.modules, "msvcrt", locks)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
+        parts.write(b"{}\n", b"", Done(n_rows=1))
+        assert len(locks.places) == 2  # results and bad rows
+        with (
+            pytest.raises(KhabarError, match=r"\.part is being written by another run"),
+            PartFiles(out, {}, finish=os.replace, resume=True),
+        ):
+            pytest.fail("it was opened twice")
+        parts.finish()
+    assert out.read_bytes() == b"{}\n"
+
+
 def test_a_stream_cannot_be_gone_on_with(rows):
     with pytest.raises(KhabarError, match="cannot be gone on with; give an output file"):
         run(Tagger(), rows, io.BytesIO(), resume=True)
