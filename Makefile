@@ -10,7 +10,7 @@ TYPES  := build/types/khabar
 PYTEST_ARGS ?=
 BENCH_ARGS  ?= --only baselines
 
-.PHONY: demo test lint format bench clean setup
+.PHONY: demo test lowest lint format bench clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -29,6 +29,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# The quick tests, with the lowest versions that pyproject.toml allows.
+lowest: $(READY)
+	.ci/lowest $(PYTEST_ARGS)
 
 # mypy wants packages under their installed names: khabar/models and so on.
 lint: $(READY)

@@ -136,6 +136,7 @@ IMPORTS = """
 import sys
 import torch, torch.utils.data, tokenizers, safetensors.torch, huggingface_hub
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+import numpy.typing, transformers.modeling_outputs  # some versions load them by themselves
 before = set(sys.modules)
 import khabar
 khabar.load, khabar.Tagger, khabar.Article, khabar.TaggedArticle, khabar.KhabarError

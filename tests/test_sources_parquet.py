@@ -36,7 +36,10 @@ def test_parquet(tmp_path):
 )
 @pytest.mark.parametrize("ids", [pa.array([7, 8], pa.int32()), pa.array([7, 8], pa.uint64()), pa.array(["7", "8"])])
 def test_parquet_may_hold_texts_and_ids_in_many_ways(tmp_path, texts, ids):
-    path = parquet(tmp_path / "a.parquet", {"id": ids, "text": texts})
+    try:
+        path = parquet(tmp_path / "a.parquet", {"id": ids, "text": texts})
+    except pa.ArrowNotImplementedError:
+        pytest.skip(f"this pyarrow writes no Parquet of {texts.type}")
     assert rows_of(path) == [Article(id="7", text="خبر"), Article(id="8", text="خبر")]
 
 
