@@ -337,6 +337,31 @@ def test_the_command(tmp_path, tiny_model_folder):
     assert (folder / "index.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "dev.jsonl"
+    path.write_text(ARTICLES.read_text(encoding="utf-8"), encoding="utf-8")
+    return path
+
+
+def test_models_of_one_name_are_told_apart(tiny_model_folder, corpus):
+    call = ["evaluate", tiny_model_folder, corpus, "--against", tiny_model_folder, "--precision", "bf16"]
+    done = CliRunner().invoke(app, [str(argument) for argument in [*call, "--device", "cpu", "--resamples", 100]])
+    assert done.exit_code == 0, done.stderr
+    assert "tiny 1.0 (tiny-model, bf16) against tiny 1.0 (tiny-model): F1, difference" in done.stdout
+
+
+def test_an_exported_model_is_measured_beside_the_one_it_was_made_of(tiny_model_folder, corpus, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs khabar[onnx]")
+    exported = tmp_path / "exported"
+    done = CliRunner().invoke(app, ["export", str(tiny_model_folder), str(exported)])
+    assert done.exit_code == 0, done.stderr
+    call = ["evaluate", exported, corpus, "--runtime", "onnx", "--against", tiny_model_folder, "--resamples", 100]
+    done = CliRunner().invoke(app, [str(argument) for argument in call])
+    assert done.exit_code == 0, done.stderr
+    assert "tiny 1.0 (exported, onnx) against tiny 1.0 (tiny-model): F1, difference" in done.stdout
+
+
 def test_articles_are_tagged_once_and_counted(tmp_path):
     class Tagger:
         n = 0
