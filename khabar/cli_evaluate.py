@@ -61,6 +61,7 @@ def evaluate(
     from khabar.training.comparison import render_comparison
     from khabar.training.corpora import as_gold, choose_split, load_corpus
     from khabar.training.evaluate import render
+    from khabar.training.leaks import warn_of_training_files
     from khabar.training.predictions import predict, unknown_labels
     from khabar.training.provenance import shown_path
 
@@ -68,6 +69,10 @@ def evaluate(
     articles = [article for source in sources for article in as_gold(source)]
 
     from khabar.inference.tagger import load
+
+    for name in (model, against):
+        if name is not None:
+            warn_of_training_files(name, sources)
 
     evaluated = []
     taggers = [load(model, device=device, runtime=runtime, precision=precision)]

@@ -163,7 +163,7 @@ def train(
             typer.echo(f"{render_seeds(result.metrics['seeds'])}\n")
             say(f"kept: seed {result.metrics['seeds']['kept']}")
         epochs = len(result.metrics["history"])
-        say(f"best of {epochs} epochs on {settings.dev}: epoch {result.metrics['best_epoch']}")
+        say(f"kept: epoch {result.metrics['best_epoch']} of {epochs}, measured on {settings.dev}")
     say(f"model saved in {result.folder}")
 
 

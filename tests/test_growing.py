@@ -204,6 +204,36 @@ def test_a_model_grows_by_a_topic_and_an_entity_label(train_settings, tmp_path, 
     assert "### Known labels" in (result.folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_dev_without_the_new_labels_does_not_choose_the_epoch(train_settings, tmp_path, news_rows, caplog):
+    base = train(replace(train_settings, epochs=20), progress_bar=False).folder
+    new, _ = growing_corpus(tmp_path, news_rows)
+    settings = replace(
+        train_settings, encoder=None, from_model=str(base), corpora=(*train_settings.corpora, str(new)),
+        output=str(tmp_path / "grown"), epochs=3, learning_rate=1e-6, head_learning_rate=1e-6, patience=1,
+        max_drop=100.0,
+    )  # fmt: skip
+    with caplog.at_level("WARNING", logger="khabar"):
+        result = train(settings, progress_bar=False)
+    assert (
+        "dev has no example of topics رياضة; entity labels نادٍ: how well they are found is not measured; "
+        "some are new to the model, so the last epoch is kept, not the best on dev"
+    ) in caplog.messages
+    assert result.metrics["best_epoch"] == len(result.metrics["history"]) == 3
+
+
+def test_a_dev_without_some_label_is_pointed_out_and_chooses_still(train_settings, tmp_path, news_rows, caplog):
+    dev = tmp_path / "few.jsonl"
+    rows = [row for row in news_rows(12) if "statement" not in row["topics"]]
+    dev.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    settings = replace(
+        train_settings, dev=str(dev), epochs=3, learning_rate=1e-9, head_learning_rate=1e-9, patience=1, calibrate=False
+    )
+    with caplog.at_level("WARNING", logger="khabar"):
+        result = train(settings, progress_bar=False)
+    assert "dev has no example of topics statement: how well they are found is not measured" in caplog.messages
+    assert result.metrics["best_epoch"] == 1
+
+
 def test_a_model_that_forgets_is_kept_aside(train_settings, tmp_path, news_rows):
     base = train(replace(train_settings, epochs=20), progress_bar=False)
     # The old label, on the wrong word of each article.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,22 @@ def test_other_labels_are_learned_and_come_back(tmp_path, encoder_folder):
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "| رياضة |" in card
     assert str(tmp_path) not in card
+
+
+def test_measuring_on_what_a_model_was_trained_on_is_pointed_out(tmp_path, encoder_folder, caplog):
+    model, copy, other = tmp_path / "model", tmp_path / "copy.jsonl", tmp_path / "other.jsonl"
+    done = run("train", CORPUS, "--encoder", encoder_folder, "-o", model, *FAST, "--epochs", 1)
+    assert done.exit_code == 0, done.stderr
+    copy.write_bytes(CORPUS.read_bytes())
+    other.write_bytes(CORPUS.read_bytes().replace("القمح".encode(), "الذرة".encode()))
+    for command in (["evaluate", model, "--resamples", 100], ["calibrate", model, "-o", tmp_path / "calibrated"]):
+        warned = [f"{model} was trained on {copy}: what is measured on it flatters the model"]
+        for corpus, expected in ((copy, warned), (other, [])):
+            caplog.clear()
+            done = run(*command[:2], corpus, *command[2:], "--device", "cpu")
+            assert done.exit_code == 0, done.stderr
+            assert [line for line in caplog.messages if "was trained on" in line] == expected
+            shutil.rmtree(tmp_path / "calibrated", ignore_errors=True)
 
 
 def test_seeds_and_a_search_from_the_command_line(tmp_path, encoder_folder):

@@ -1,18 +1,24 @@
 """Finds articles of train that stand, reprinted, in dev: what is learned by heart there looks like skill.
 
-Turns two collections of articles into pairs of near-duplicates. Holds dev's alone; reads train once.
+Turns two collections of articles into pairs of near-duplicates, and tells a file that a model was trained on. Holds
+dev's alone; reads train once.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from khabar.inference.duplicates import TextIndex, shingles_of
 from khabar.models.article import Article
 from khabar.models.errors import MissingExtraError
+from khabar.models.folder import named_folder
+from khabar.training.corpora import Corpus
+from khabar.training.provenance import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +89,23 @@ def describe_leaks(leaks: list[Leak], train: str, dev: str) -> str:
         f"{leaked} near-duplicates in {train}: {pairs}{more}; "
         "measures on them flatter the model (khabar data split keeps such articles together)"
     )
+
+
+def warn_of_training_files(model: str, corpora: Iterable[Corpus]) -> None:
+    """Log a warning for each file that a model was trained on, as its metrics.json tells by their digests.
+
+    Args:
+        model: A folder, or `embedded`; of a model on a hub it is not known.
+        corpora: What the model is to be measured on, or calibrated to.
+    """
+    try:
+        metrics = json.loads((Path(named_folder(model)) / "metrics.json").read_text(encoding="utf-8"))
+        trained_on = {source["sha256"] for source in metrics["data"]["train"]}
+    except (OSError, ValueError, LookupError, TypeError):  # not a model of khabar's own training
+        return
+    for corpus in corpora:
+        if sha256_of(Path(corpus.name)) in trained_on:
+            logger.warning("%s was trained on %s: what is measured on it flatters the model", model, corpus.name)
 
 
 def _name(article: Article, number: int) -> str:

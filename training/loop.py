@@ -74,9 +74,12 @@ class Run:
         examples: ExampleStore,
         dev: Sequence[Article],
         checkpoints: Checkpoints,
+        *,
+        keep_last: bool = False,
     ) -> None:
         self.settings, self.accelerator, self.tokenizer = settings, accelerator, tokenizer
         self.examples, self.dev, self.checkpoints = examples, dev, checkpoints
+        self.keep_last = keep_last  # of the epochs, whatever dev says
         self.windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
         self.plan = BatchPlan(examples.lengths, batch_pieces=settings.batch_pieces, seed=settings.seed)
         self.steps_per_epoch = self.plan.n_steps(accelerator.num_processes)
@@ -193,7 +196,7 @@ class Run:
         }
         if self.dev:
             entry["dev"], progress.stopped = on_main(lambda: self._measure(entry["epoch"], watcher))
-            if progress.best_score is None or entry["dev"]["score"] > progress.best_score:
+            if self._is_best(entry["dev"]["score"]):
                 progress.best_score, progress.best_epoch = entry["dev"]["score"], entry["epoch"]
         progress.history.append(entry)
         progress.epoch += 1
@@ -211,10 +214,13 @@ class Run:
         """Give dev's headline measures and whether to stop; save the model if it is the best so far."""
         model = self.measured_model()
         scores = selection_score(evaluate(Tagger(model, self.tokenizer), self.dev))
-        best = self.progress.best_score
-        if best is None or scores["score"] > best:
+        if self._is_best(scores["score"]):
             save_model(model, self.tokenizer, self.checkpoints.best(epoch))
         return scores, watcher is not None and watcher(epoch, scores["score"])
+
+    def _is_best(self, score: float) -> bool:
+        best = self.progress.best_score
+        return self.keep_last or best is None or score > best
 
     def _out_of_patience(self) -> bool:
         best, patience = self.progress.best_epoch, self.settings.patience

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from khabar.models.folder import read_config
+from khabar.training.check_corpus import topics_of
 from khabar.training.corpora import Corpus, as_gold, load_corpora
 from khabar.training.data import collect_labels, describe_reading, open_examples, teacher_digests
 from khabar.training.growing import grown_labels, mask_absent
@@ -35,6 +36,8 @@ class Material:
     Attributes:
         labels: What the models are to know; `known`, what the model to start from knows already.
         dev: Gold to measure on; empty where there is none.
+        dev_can_choose: Whether it can tell which epoch is best: not where labels that a finished model is to learn are
+            missing from it, for then the best epoch would be the one that has learned least of them.
         facts: The sources, for metrics.json and the card.
         origin: What was read, by name, each with a digest: two runs with equal ones see the same.
     """
@@ -53,6 +56,7 @@ class Material:
             every = {"topics": labels.topics, "entity_labels": labels.entity_labels}
             held_out = on_main(lambda: load_corpora((str(settings.dev),), split="dev", **every))
         self.dev = [article for corpus in held_out for article in as_gold(corpus)]
+        self.dev_can_choose = not self.dev or self._dev_can_choose()
         on_main(lambda: warn_of_leaks((article for corpus in corpora for article in corpus.articles), self.dev))
         self.facts = on_main(
             lambda: {name: list(map(describe_source, group)) for name, group in (("train", corpora), ("dev", held_out))}
@@ -68,6 +72,26 @@ class Material:
         )
         self._cache, self._device = examples_folder(settings), settings.device
         self._examples: ExampleStore | None = None
+
+    def _dev_can_choose(self) -> bool:
+        """Say which labels dev has no example of, and whether they leave it a judge."""
+        topics = {topic for article in self.dev for topic in topics_of(article) or ()}
+        entity_labels = {entity.label for article in self.dev for entity in article.entities or ()}
+        lacking = {
+            "topics": [topic for topic in self.labels.topics if topic not in topics],
+            "entity labels": [label for label in self.labels.entity_labels if label not in entity_labels],
+        }
+        listed = "; ".join(f"{kind} {', '.join(labels)}" for kind, labels in lacking.items() if labels)
+        if not listed:
+            return True
+        known = {*self.known.topics, *self.known.entity_labels} if self.known else None
+        new = known is not None and any(label not in known for labels in lacking.values() for label in labels)
+        logger.warning(
+            "dev has no example of %s: how well they are found is not measured%s",
+            listed,
+            "; some are new to the model, so the last epoch is kept, not the best on dev" if new else "",
+        )
+        return not new
 
     def examples(self, tokenizer: PreTrainedTokenizerFast, *, max_segment_words: int) -> ExampleStore:
         """Give the training examples, encoded for the first run and kept on disk for the others."""

@@ -128,7 +128,16 @@ def learn(
     on_main(lambda: checkpoints.confirm({**material.origin, "processes": accelerator.num_processes}))
     set_seed(settings.seed)
     settled, model, tokenizer, examples = _build(settings, material, n_processes=accelerator.num_processes)
-    run = Run(settled, accelerator, model, tokenizer, examples, material.dev, checkpoints)
+    run = Run(
+        settled,
+        accelerator,
+        model,
+        tokenizer,
+        examples,
+        material.dev,
+        checkpoints,
+        keep_last=not material.dev_can_choose,
+    )
     run.go(checkpoints.latest(), watcher=watcher, progress_bar=progress_bar)
     return run
 
