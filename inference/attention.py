@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 _NAME = "khabar_written_out"  # among transformers' ways of attending
 _MOST_SCORES = 2**20  # at a time: what a cache holds
@@ -29,11 +28,21 @@ def write_out_attention(model: nn.Module) -> None:
     """
     if not pays():
         return
+    make_known()
     for module in model.modules():
         if not isinstance(module, PreTrainedModel) or module.device.type != "cpu":
             continue
         if module.config._attn_implementation == "sdpa":
             module.set_attn_implementation(_NAME)
+
+
+def make_known() -> None:
+    """Let transformers find this way of attending by its name, which a model's configuration then holds."""
+    # Loaded with the models that attend; without one it takes much along that khabar needs nothing of.
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(_NAME, attend)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 def pays() -> bool:
@@ -98,7 +107,3 @@ def attend(
             scores += hidden[some]
         attended[some] = torch.matmul(scores.softmax(-1), value[some]).transpose(1, 2)
     return attended, None
-
-
-AttentionInterface.register(_NAME, attend)
-AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from khabar.inference.attention import write_out_attention
+from khabar.inference.attention import make_known, write_out_attention
 from khabar.models.kernels import bound_kernels
 
 # Rows that a layout is chosen for. With more or fewer it is as good: from 33 to 4,000, no difference was measured.
@@ -156,6 +156,11 @@ class PreparedLinear(nn.Linear):
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
         ready = self._ready[dtype] = Ready(marks=marks, held=held, weight=weight, bias=bias, prepacked=on_cpu)
         return ready
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come from another process; the model around it may attend as was written out there."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        make_known()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was readied, which cannot be copied: it is readied again at the next pass."""
