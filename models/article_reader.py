@@ -22,6 +22,7 @@ from khabar.models.errors import MOST_KEPT, CorpusError, KhabarError, Problem
 from khabar.models.messages import show
 
 UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+HEAD_BYTES = 4096  # of a file, by which its kind is known
 
 
 def read_articles(path: str | Path) -> list[Article]:
@@ -81,19 +82,41 @@ def read_lines(path: str | Path, *, keep_blank: bool = False) -> Iterator[tuple[
 
     Args:
         path: The file.
-        keep_blank: Whether to give blank lines too.
+        keep_blank: Whether to give blank lines too, where they mean something; where not, the file is JSON Lines.
 
     Raises:
-        KhabarError: If there is no such file, or it is no plain file, cannot be read or is in UTF-16.
+        KhabarError: If there is no such file, or it is no plain file, cannot be read, is in UTF-16, or is one JSON
+            list where it should be JSON Lines.
     """
     with open_plain(path) as stream:
+        head = stream.read(HEAD_BYTES)
+        stream.seek(0)
+        if head.startswith(UTF16_BOMS):
+            raise KhabarError(f"{path} is in UTF-16; allowed: UTF-8")
+        if not keep_blank:
+            refuse_list(path, head)
         for number, line in enumerate(stream, start=1):
             if number == 1:
-                if line.startswith(UTF16_BOMS):
-                    raise KhabarError(f"{path} is in UTF-16; allowed: UTF-8")
                 line = line.removeprefix(codecs.BOM_UTF8)
             if keep_blank or line.strip():
                 yield number, line.removesuffix(b"\n")
+
+
+def refuse_list(name: str | Path, head: bytes) -> None:
+    """Refuse a file that is one JSON list where lines are read: each line would be an error of its own.
+
+    Args:
+        name: The file, for the message.
+        head: Its first bytes.
+
+    Raises:
+        KhabarError: If they begin a list.
+    """
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        raise KhabarError(
+            f"{name} is one JSON list; allowed: JSON Lines, one article as an object a line, which "
+            "`khabar data convert` makes of other formats"
+        )
 
 
 @contextmanager

@@ -244,6 +244,17 @@ def test_other_encodings_and_missing_files_are_errors(tmp_path):
         read_articles(tmp_path)
 
 
+@pytest.mark.parametrize("beginning", ["[", "\ufeff\n [\n"])
+def test_a_json_list_is_one_error(tmp_path, beginning):
+    path = write(tmp_path, f'{beginning}{{"text":', '"a"}', "]")
+    with pytest.raises(KhabarError) as caught:
+        read_articles(path)
+    assert str(caught.value) == (
+        f"{path} is one JSON list; allowed: JSON Lines, one article as an object a line, which `khabar data convert` "
+        "makes of other formats"
+    )
+
+
 def test_articles_are_given_one_at_a_time_and_what_is_wrong_at_the_end(tmp_path):
     path = write(tmp_path, row("a"), "no", row("b"), row("a"), row("c", topics=1))
     stream = iter_articles(path)

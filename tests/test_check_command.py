@@ -72,6 +72,14 @@ def test_every_problem_of_every_file_is_listed(tmp_path):
     assert lines[-1] == "5 errors, 0 warnings, 0 notes"
 
 
+def test_a_file_of_another_kind_is_one_error(tmp_path):
+    path = tmp_path / "export.json"
+    path.write_text('[\n {"id": 1,\n  "data": {"text": "a"}}\n]\n', encoding="utf-8")
+    first, totals = run(path).stderr.splitlines()
+    assert first.startswith(f"error: {path}: is one JSON list; allowed: JSON Lines, ")
+    assert totals == "1 error, 0 warnings, 0 notes"
+
+
 # --- fixes
 
 

@@ -72,7 +72,7 @@ def check_files(files: Sequence[str | Path], *, ignore: Collection[str] = ()) ->
             findings += [Finding(kind="format", message=p.message, file=p.file, line=p.line) for p in error.problems]
             n_more += error.n_more
         except KhabarError as error:
-            findings.append(Finding(kind="format", message=str(error).removeprefix(f"{file}: "), file=file))
+            findings.append(Finding(kind="format", message=str(error).removeprefix(file).lstrip(": "), file=file))
         else:
             if len(articles) == n_before:
                 findings.append(Finding(kind="format", message="no articles; allowed: one a line", file=file))
