@@ -31,13 +31,24 @@ def convert(
         str | None,
         typer.Option(metavar="WHO", help="Take this one's annotations from Label Studio's export: number or e-mail."),
     ] = None,
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="The column of a table (csv) that holds a row's text.")
+    ] = "text",
+    id_field: Annotated[str, typer.Option(metavar="NAME", help="The column that holds a row's id, likewise.")] = "id",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Convert labelled articles from and to other tools' formats; what a format cannot hold is counted and said."""
+    from khabar.inference.fields import FieldNames
     from khabar.training.convert.convert import convert as run
 
     conversion = run(
-        source, target, from_format=from_format, to_format=to_format, annotator=annotator, overwrite=overwrite
+        source,
+        target,
+        from_format=from_format,
+        to_format=to_format,
+        annotator=annotator,
+        fields=FieldNames(text=text_field, id=id_field),
+        overwrite=overwrite,
     )
     for place, losses in ((source, conversion.not_read), (target, conversion.not_written)):
         for what, n in losses.most_common():

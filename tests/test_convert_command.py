@@ -126,6 +126,19 @@ def test_an_annotator_is_of_label_studio_alone(article_file, tmp_path):
     )
 
 
+def test_columns_of_a_table_may_have_other_names(article_file, tmp_path):
+    table = tmp_path / "in.csv"
+    table.write_text("url,body,topics,text\na.example/1,نص,visit,عنوان\n", encoding="utf-8")
+    options = ("--text-field", "body", "--id-field", "url")
+    result = run(table, tmp_path / "out.jsonl", *options)
+    assert result.stderr == f'{table}: left out: 1 values of the key "text"\n'
+    assert read_articles(tmp_path / "out.jsonl") == [Article(text="نص", id="a.example/1", topics=("visit",))]
+    result = run(article_file, tmp_path / "out.csv", *options)
+    assert result.stderr == (
+        f"error: fields of text and id are given, and {article_file} is read as jsonl; allowed: csv\n"
+    )
+
+
 @pytest.mark.parametrize(("name", "extra"), [("spacy", "spacy"), ("datasets", "train")])
 def test_a_missing_library_is_named_by_its_extra(article_file, tmp_path, monkeypatch, name, extra):
     monkeypatch.setitem(sys.modules, name, None)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from khabar.inference.fields import FieldNames
 from khabar.inference.sinks import check_output, whole_file, whole_folder
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
-from khabar.training.convert import label_studio
+from khabar.training.convert import label_studio, topics_table
 from khabar.training.convert.formats import Format, choose_format
 from khabar.training.convert.gathering import Losses
 
@@ -42,6 +43,7 @@ def convert(
     from_format: str | None = None,
     to_format: str | None = None,
     annotator: str | None = None,
+    fields: FieldNames | None = None,
     overwrite: bool = False,
 ) -> Conversion:
     """Convert a file or folder of labelled articles. The output appears when it is whole.
@@ -52,6 +54,7 @@ def convert(
         from_format: Name of the format to read; None goes by the ending, or a folder's files.
         to_format: Name of the format to write, likewise.
         annotator: Whose annotations to take from an export of Label Studio, see there; None takes all.
+        fields: The columns of text and id in a table (csv); None means `text` and `id`.
         overwrite: Replace a file that is there. A folder never is.
 
     Raises:
@@ -66,6 +69,10 @@ def convert(
         if reading.name != "label-studio":
             raise KhabarError(f"an annotator is given, and {source} is read as {reading.name}; allowed: label-studio")
         reading = replace(reading, read=partial(label_studio.read, annotator=annotator))
+    if fields is not None and fields != FieldNames():
+        if reading.name != "csv":
+            raise KhabarError(f"fields of text and id are given, and {source} is read as {reading.name}; allowed: csv")
+        reading = replace(reading, read=partial(topics_table.read, fields=fields))
     source, target = Path(source), Path(target)
     if not source.exists():
         raise KhabarError(f"{source}: no such file or folder")

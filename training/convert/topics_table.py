@@ -37,24 +37,31 @@ def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
             writer.writerow([_cell(article.topics) if key == "topics" else row.get(key, "") for key in COLUMNS])
 
 
-def read(path: Path, losses: Losses) -> list[Article]:
-    """Read a table with a header; of its columns only `text` must be there, and others than COLUMNS are left out.
+def read(path: Path, losses: Losses, fields: FieldNames | None = None) -> list[Article]:
+    """Read a table with a header; of its columns only that of the text must be there, and unknown ones are left out.
+
+    Args:
+        path: The file.
+        losses: Counts what is left out.
+        fields: The columns of text and id, None for `text` and `id`; the others are called as in COLUMNS.
 
     Raises:
         CorpusError: Listing every row that cannot be used.
         KhabarError: If the file cannot be read or has no such header.
     """
+    fields = fields or FieldNames()
+    column_of = {key: key for key in COLUMNS} | {"text": fields.text, "id": fields.id}
     gatherer = Gatherer(path, losses)
     with open_plain(path) as stream:
-        for line, cells in csv_rows(str(path), stream, FieldNames(), all_columns=True):
+        for line, cells in csv_rows(str(path), stream, fields, all_columns=True):
             if isinstance(cells, ValueError):
                 gatherer.wrong(line, str(cells))
                 continue
-            gatherer.leave_out_keys(cells, COLUMNS)
-            row: dict[str, object] = {key: cells[key] for key in ORIGIN_KEYS if cells.get(key)}
+            gatherer.leave_out_keys(cells, column_of.values())
+            row: dict[str, object] = {key: cells[column_of[key]] for key in ORIGIN_KEYS if cells.get(column_of[key])}
             if topics := cells.get("topics", "").strip():
                 row["topics"] = [] if topics == _NONE else [topic.strip() for topic in topics.split(_BETWEEN)]
-            gatherer.add(line, row | {"text": cells["text"]})
+            gatherer.add(line, row | {"text": cells[fields.text]})
     return gatherer.articles()
 
 
