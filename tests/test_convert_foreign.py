@@ -347,6 +347,26 @@ def test_wrong_rows_of_a_table_are_all_named(tmp_path):
         read("csv", path)
 
 
+@pytest.mark.parametrize(
+    ("column", "guess"), [("topic", '; did you mean "topic"?'), ("Topics", '; did you mean "Topics"?'), ("label", "")]
+)
+def test_a_table_whose_labels_are_in_an_unknown_column_is_an_error(tmp_path, column, guess):
+    path = tmp_path / "t.csv"
+    path.write_text(f"id,text,{column}\na,نص,visit\n", encoding="utf-8")
+    with pytest.raises(KhabarError) as caught:
+        read("csv", path)
+    assert str(caught.value) == (
+        f'{path}:1: the columns are "id", "text", "{column}"; needed: "topics", with a table\'s labels (empty where '
+        f"nobody has looked){guess}"
+    )
+
+
+def test_a_table_of_texts_alone_is_not_annotated(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,text\na,نص\n", encoding="utf-8")
+    assert read("csv", path) == ([Article(text="نص", id="a")], {})
+
+
 # spaCy
 
 

@@ -5,7 +5,7 @@ Knows nothing of entities and segments, for which a table has no place.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from khabar.inference.csv_rows import csv_rows
@@ -13,7 +13,7 @@ from khabar.inference.fields import FieldNames
 from khabar.models.article import Article
 from khabar.models.article_reader import open_plain
 from khabar.models.errors import KhabarError
-from khabar.models.messages import show
+from khabar.models.messages import nearest, show
 from khabar.training.convert.gathering import ORIGIN_KEYS, Gatherer, Losses
 
 COLUMNS = ("id", "text", "topics", "date", "source", "lang")
@@ -47,7 +47,7 @@ def read(path: Path, losses: Losses, fields: FieldNames | None = None) -> list[A
 
     Raises:
         CorpusError: Listing every row that cannot be used.
-        KhabarError: If the file cannot be read or has no such header.
+        KhabarError: If the file cannot be read or has no such header, or has unknown columns and none with topics.
     """
     fields = fields or FieldNames()
     column_of = {key: key for key in COLUMNS} | {"text": fields.text, "id": fields.id}
@@ -57,12 +57,24 @@ def read(path: Path, losses: Losses, fields: FieldNames | None = None) -> list[A
             if isinstance(cells, ValueError):
                 gatherer.wrong(line, str(cells))
                 continue
+            _check_topics(path, list(cells), column_of.values())
             gatherer.leave_out_keys(cells, column_of.values())
             row: dict[str, object] = {key: cells[column_of[key]] for key in ORIGIN_KEYS if cells.get(column_of[key])}
             if topics := cells.get("topics", "").strip():
                 row["topics"] = [] if topics == _NONE else [topic.strip() for topic in topics.split(_BETWEEN)]
             gatherer.add(line, row | {"text": cells[fields.text]})
     return gatherer.articles()
+
+
+def _check_topics(path: Path, columns: Sequence[str], known: Collection[str]) -> None:
+    """Refuse a table whose labels would all be left out; one without unknown columns may well have none."""
+    if "topics" in columns or set(columns) <= set(known):
+        return
+    guess, _, _ = nearest("topics", columns).partition("; allowed")  # which would be the columns, again
+    raise KhabarError(
+        f'{path}:1: the columns are {", ".join(map(show, columns))}; needed: "topics", with a table\'s labels (empty '
+        f"where nobody has looked){guess}"
+    )
 
 
 def _cell(topics: Sequence[str] | None) -> str:
