@@ -14,9 +14,11 @@ from typing import BinaryIO
 
 from khabar.inference.fields import FieldNames
 from khabar.models.errors import KhabarError
+from khabar.models.messages import show
 
 # The csv module holds four bytes a character. A quote that is never closed takes in all that follows, up to this.
 MAX_FIELD = 64 * 2**20
+_OTHER_SEPARATORS = {";": '";"', "\t": "tabs"}
 # Bytes that are no UTF-8 come out of the decoder as these, so that only the rows that hold them are lost.
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -108,6 +110,11 @@ def _header(name: str, reader: Iterator[list[str]], fields: FieldNames, *, all_c
         header = [column.strip() for column in next(reader, [])]
     except csv.Error as error:
         raise KhabarError(f"{name}:1: {_reason(error)}") from None
+    if len(header) == 1 and fields.missing(header):
+        for separator, seen in _OTHER_SEPARATORS.items():
+            if separator in header[0]:
+                columns = f"the columns are {show(header[0])}"
+                raise KhabarError(f"{name}:1: {columns}: fields seem to be separated by {seen}; allowed: commas")
     fields.check_columns(f"{name}:1", header, *(header if all_columns else ()))
     return header
 

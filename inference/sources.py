@@ -19,7 +19,7 @@ from khabar.inference.fields import FieldNames, needed
 from khabar.inference.parquet_rows import check_parquet, parquet_rows
 from khabar.inference.text_rows import file_row, printable, stream_row, text_files
 from khabar.models.article import Article, parse_article
-from khabar.models.article_reader import HEAD_BYTES, UTF16_BOMS, parse_json, refuse_list
+from khabar.models.article_reader import HEAD_BYTES, parse_json, refuse_encoding, refuse_list
 from khabar.models.errors import KhabarError, MissingExtraError
 
 InputFormat = Literal["auto", "jsonl", "csv", "parquet", "txt"]
@@ -222,8 +222,7 @@ def _format_of(path: Path) -> InputFormat | None:
 def _check_beginning(source: Source, stream: BinaryIO) -> None:
     """Refuse a file that is as a whole of another kind: each of its rows would be an error of its own."""
     head = stream.read(HEAD_BYTES)
-    if head.startswith(UTF16_BOMS):
-        raise KhabarError(f"{source.name} is in UTF-16; allowed: UTF-8")
+    refuse_encoding(source.name, head)
     if source.format == "jsonl":
         refuse_list(source.name, head)
     if source.format == "csv":

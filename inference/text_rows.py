@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from khabar.inference.compressed import COMPRESSION_OF_ENDING, MAX_BYTES, open_bytes
-from khabar.models.article_reader import UTF16_BOMS
+from khabar.models.article_reader import HEAD_BYTES, other_encoding
 from khabar.models.errors import KhabarError, MissingExtraError
 
 _ENDINGS = (".txt", *(f".txt{ending}" for ending in COMPRESSION_OF_ENDING))
@@ -57,8 +57,8 @@ def stream_row(stream: BinaryIO) -> dict[str, object] | ValueError:
     raw = stream.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         return ValueError(f"the text is longer than {MAX_BYTES:,} bytes, the most that is read at once")
-    if raw.startswith(UTF16_BOMS):
-        return ValueError("in UTF-16; allowed: UTF-8")
+    if found := other_encoding(raw[:HEAD_BYTES]):
+        return ValueError(found)
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         return {"text": raw.decode("utf-8")}

@@ -23,6 +23,8 @@ from khabar.models.messages import show
 
 UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 HEAD_BYTES = 4096  # of a file, by which its kind is known
+# Arabic in Windows-1256 is nearly all Arabic where it is not ASCII; ISO 8859-6 or broken UTF-8, read as that, is not.
+_CP1256_CHARACTERS, _CP1256_SHARE = 20, 0.9
 
 
 def read_articles(path: str | Path) -> list[Article]:
@@ -85,14 +87,13 @@ def read_lines(path: str | Path, *, keep_blank: bool = False) -> Iterator[tuple[
         keep_blank: Whether to give blank lines too, where they mean something; where not, the file is JSON Lines.
 
     Raises:
-        KhabarError: If there is no such file, or it is no plain file, cannot be read, is in UTF-16, or is one JSON
-            list where it should be JSON Lines.
+        KhabarError: If there is no such file, or it is no plain file, cannot be read, is in another encoding as
+            a whole, or is one JSON list where it should be JSON Lines.
     """
     with open_plain(path) as stream:
         head = stream.read(HEAD_BYTES)
         stream.seek(0)
-        if head.startswith(UTF16_BOMS):
-            raise KhabarError(f"{path} is in UTF-16; allowed: UTF-8")
+        refuse_encoding(path, head)
         if not keep_blank:
             refuse_list(path, head)
         for number, line in enumerate(stream, start=1):
@@ -100,6 +101,34 @@ def read_lines(path: str | Path, *, keep_blank: bool = False) -> Iterator[tuple[
                 line = line.removeprefix(codecs.BOM_UTF8)
             if keep_blank or line.strip():
                 yield number, line.removesuffix(b"\n")
+
+
+def other_encoding(head: bytes) -> str | None:
+    """Say by a file's first bytes which encoding other than UTF-8 it seems to be in; None where they show none."""
+    if head.startswith(UTF16_BOMS):
+        return "in UTF-16; allowed: UTF-8"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end in the midst of a character
+    except UnicodeDecodeError:
+        characters = [character for character in head.decode("cp1256") if not character.isascii()]
+        n_arabic = sum("\u0600" <= character <= "\u06ff" for character in characters)
+        if len(characters) >= _CP1256_CHARACTERS and n_arabic >= _CP1256_SHARE * len(characters):
+            return "not in UTF-8 and looks like Windows-1256; allowed: UTF-8 (iconv -f cp1256 -t utf-8)"
+    return None
+
+
+def refuse_encoding(name: str | Path, head: bytes) -> None:
+    """Refuse a file that is in another encoding as a whole: each of its lines would be an error of its own.
+
+    Args:
+        name: The file, for the message.
+        head: Its first bytes.
+
+    Raises:
+        KhabarError: If they show another encoding than UTF-8.
+    """
+    if found := other_encoding(head):
+        raise KhabarError(f"{name} is {found}")
 
 
 def refuse_list(name: str | Path, head: bytes) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from khabar.models import article_reader
 from khabar.models.article import Article, Entity, Segment, parse_article
-from khabar.models.article_reader import iter_articles, read_articles
+from khabar.models.article_reader import iter_articles, other_encoding, read_articles
 from khabar.models.errors import CorpusError, KhabarError
 
 SAMPLE = Path(__file__).parent / "data" / "articles.jsonl"
@@ -242,6 +242,34 @@ def test_other_encodings_and_missing_files_are_errors(tmp_path):
         read_articles(tmp_path / "nowhere.jsonl")
     with pytest.raises(KhabarError, match="cannot be read"):
         read_articles(tmp_path)
+
+
+ARABIC = "زار الوزير مدينة بغداد أمس، و«أكد» استعداده."
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (ARABIC.encode("cp1256"), True),
+        (ARABIC.encode("iso-8859-6", "ignore"), False),
+        ("Le président a été élu à l'unanimité, très tôt, grâce à l'écoute.".encode("cp1256"), False),
+        ("بغداد".encode("cp1256"), False),  # too little to tell
+        (ARABIC.encode() + b"\xff", False),  # one wrong byte
+        (ARABIC.encode()[:-3], False),  # cut in a character's midst
+        ("تفي ".encode() * 9, False),  # good UTF-8 that would be Arabic in Windows-1256 too
+    ],
+)
+def test_windows_1256_is_known_by_its_letters(content, found):
+    message = "not in UTF-8 and looks like Windows-1256; allowed: UTF-8 (iconv -f cp1256 -t utf-8)"
+    assert other_encoding(content) == (message if found else None)
+
+
+def test_a_file_in_windows_1256_is_one_error(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes((row(ARABIC) + "\n" + row("b")).encode("cp1256"))
+    with pytest.raises(KhabarError, match="looks like Windows-1256") as caught:
+        read_articles(path)
+    assert not isinstance(caught.value, CorpusError)
 
 
 @pytest.mark.parametrize("beginning", ["[", "\ufeff\n [\n"])

@@ -80,6 +80,14 @@ def test_all_wrong_lines_of_a_column_file_are_listed(tmp_path):
     ]
 
 
+def test_a_column_file_in_windows_1256_is_one_error(tmp_path):
+    path = tmp_path / "old.bio"
+    path.write_bytes("بغداد B-LOC\nاليوم O\nمدينة O\nجميلة O\n".encode("cp1256"))
+    with pytest.raises(KhabarError, match="looks like Windows-1256") as caught:
+        list(iter_conll(path))
+    assert not isinstance(caught.value, CorpusError)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_a_column_file_in_utf16_is_one_error(tmp_path, encoding):
     path = tmp_path / "wide.bio"

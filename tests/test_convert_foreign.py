@@ -348,6 +348,28 @@ def test_wrong_rows_of_a_table_are_all_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "id;text;topics\n",
+            ':1: the columns are "id;text;topics": fields seem to be separated by ";"; allowed: commas',
+        ),
+        ("id\ttext\n", ':1: the columns are "id\\ttext": fields seem to be separated by tabs; allowed: commas'),
+        (
+            "text\nزار الوزير مدينة بغداد أمس\n",
+            " is not in UTF-8 and looks like Windows-1256; allowed: UTF-8 (iconv -f cp1256 -t utf-8)",
+        ),
+    ],
+)
+def test_a_table_of_another_form_is_one_error(tmp_path, content, message):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content.encode("cp1256"))
+    with pytest.raises(KhabarError) as caught:
+        read("csv", path)
+    assert str(caught.value) == f"{path}{message}"
+
+
+@pytest.mark.parametrize(
     ("column", "guess"), [("topic", '; did you mean "topic"?'), ("Topics", '; did you mean "Topics"?'), ("label", "")]
 )
 def test_a_table_whose_labels_are_in_an_unknown_column_is_an_error(tmp_path, column, guess):

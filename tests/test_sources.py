@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from inputs import read_rows, rows_of
 
+from khabar.inference.fields import FieldNames
 from khabar.inference.sources import BadRow, open_sources
 from khabar.models.article import Article, Segment
 from khabar.models.errors import KhabarError
@@ -106,6 +107,10 @@ def test_text_is_taken_as_it_is(tmp_path):
     ("content", "reason"),
     [
         ("خبر".encode("cp1256"), "not UTF-8: byte 0xce at byte 1"),
+        (
+            f"{TEXT} {TEXT}".encode("cp1256", "ignore"),
+            "not in UTF-8 and looks like Windows-1256; allowed: UTF-8 (iconv -f cp1256 -t utf-8)",
+        ),
         ("خبر".encode("utf-16"), "in UTF-16; allowed: UTF-8"),
     ],
 )
@@ -177,11 +182,18 @@ def test_bad_rows_of_csv(tmp_path):
         assert reason in seen
 
 
-@pytest.mark.parametrize("header", ["id,title", "", "text,text", "id;text", "id,text,id", "Text"])
+@pytest.mark.parametrize("header", ["id,title", "", "text,text", "id,text,id", "Text"])
 def test_csv_needs_a_column_text(tmp_path, header):
     path = write(tmp_path / "a.csv", f"{header}\n1,a\n")
     with pytest.raises(KhabarError, match=r"a\.csv:1: the columns are .*; needed: .*--text-field"):
         open_sources([path])
+
+
+def test_a_table_without_commas_is_told_what_it_has(tmp_path):
+    path = write(tmp_path / "a.csv", "id;text\n1;a\n")
+    with pytest.raises(KhabarError, match='the columns are "id;text": fields seem to be separated by ";"; allowed: c'):
+        open_sources([path])
+    assert rows_of(path, fields=FieldNames(text="id;text")) == [Article(id="1", text="1;a")]
 
 
 @pytest.mark.parametrize(
@@ -233,8 +245,9 @@ def test_all_wrong_inputs_are_named_before_anything_is_read(tmp_path):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "list.json", '[{"text": "a"}]')
     write(tmp_path / "wide.jsonl", '{"text": "a"}'.encode("utf-16"))
+    write(tmp_path / "old.csv", "text\nزار الوزير مدينة بغداد أمس\n".encode("cp1256"))
     write(tmp_path / "table.parquet", b"PAR1")
-    names = ["nowhere.jsonl", "empty", "list.json", "wide.jsonl", "table.parquet", "table"]
+    names = ["nowhere.jsonl", "empty", "list.json", "wide.jsonl", "old.csv", "table.parquet", "table"]
     write(tmp_path / "table", b"")
     with pytest.raises(KhabarError) as caught:
         open_sources([*(tmp_path / name for name in names), "-", "-"])
@@ -244,6 +257,7 @@ def test_all_wrong_inputs_are_named_before_anything_is_read(tmp_path):
         "a folder without .txt files",
         "is one JSON list; allowed: JSON Lines",
         "is in UTF-16; allowed: UTF-8",
+        "is not in UTF-8 and looks like Windows-1256; allowed: UTF-8 (iconv -f cp1256 -t utf-8)",
         "table.parquet cannot be read as Parquet: ",
         "ending (none) is not known",
         "more than once",

@@ -11,7 +11,7 @@ from pathlib import Path
 from khabar.inference.csv_rows import csv_rows
 from khabar.inference.fields import FieldNames
 from khabar.models.article import Article
-from khabar.models.article_reader import open_plain
+from khabar.models.article_reader import HEAD_BYTES, open_plain, refuse_encoding
 from khabar.models.errors import KhabarError
 from khabar.models.messages import nearest, show
 from khabar.training.convert.gathering import ORIGIN_KEYS, Gatherer, Losses
@@ -47,12 +47,15 @@ def read(path: Path, losses: Losses, fields: FieldNames | None = None) -> list[A
 
     Raises:
         CorpusError: Listing every row that cannot be used.
-        KhabarError: If the file cannot be read or has no such header, or has unknown columns and none with topics.
+        KhabarError: If the file cannot be read, is in another encoding as a whole, has no such header, or has unknown
+            columns and none with topics.
     """
     fields = fields or FieldNames()
     column_of = {key: key for key in COLUMNS} | {"text": fields.text, "id": fields.id}
     gatherer = Gatherer(path, losses)
     with open_plain(path) as stream:
+        refuse_encoding(path, stream.read(HEAD_BYTES))
+        stream.seek(0)
         for line, cells in csv_rows(str(path), stream, fields, all_columns=True):
             if isinstance(cells, ValueError):
                 gatherer.wrong(line, str(cells))
