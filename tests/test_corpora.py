@@ -7,6 +7,7 @@ import pytest
 
 from khabar.models.article import Article, Entity
 from khabar.models.errors import CorpusError, KhabarError
+from khabar.training.convert.formats import FORMATS
 from khabar.training.corpora import Annotation, as_gold, load_corpora, load_corpus
 from khabar.training.label_checks import lookalikes
 
@@ -84,8 +85,16 @@ def test_ignored_labels_reach_the_reader_of_nested_columns(tmp_path):
 
 def test_paths_are_relative_to_the_yaml_and_a_format_can_be_named(tmp_path):
     (tmp_path / "news").mkdir()
-    (tmp_path / "news" / "tokens.iob2").write_text("حلب B-LOC\n", encoding="utf-8")
-    path = write_yaml(tmp_path, {"path": "news/tokens.iob2", "format": "conll"})
+    (tmp_path / "news" / "tokens.dat").write_text("حلب B-LOC\n", encoding="utf-8")
+    path = write_yaml(tmp_path, {"path": "news/tokens.dat", "format": "conll"})
+    (corpus,) = load_corpus(path)
+    assert surfaces(next(iter(corpus.articles))) == [("حلب", "LOC")]
+
+
+@pytest.mark.parametrize("ending", FORMATS["conll"].endings)
+def test_tagged_tokens_have_the_endings_that_converting_knows(tmp_path, ending):
+    path = tmp_path / f"tokens{ending}"
+    path.write_text("حلب B-LOC\n", encoding="utf-8")
     (corpus,) = load_corpus(path)
     assert surfaces(next(iter(corpus.articles))) == [("حلب", "LOC")]
 

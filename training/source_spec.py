@@ -21,6 +21,7 @@ _ENDINGS: dict[str, Format] = {
     ".bio": "conll",
     ".conll": "conll",
     ".iob": "conll",
+    ".iob2": "conll",
     ".tsv": "conll",
     ".txt": "conll",
 }
