@@ -46,7 +46,8 @@ def check(
         from khabar.training.check_page import write_page
 
         write_page(checked, summary, html)
-    typer.echo(summary)
+    if checked.articles:  # else a table of zeros, beside the errors that say why
+        typer.echo(summary)
     say(checked.totals())
     _exit(checked, strict=strict)
 

@@ -80,6 +80,12 @@ def test_a_file_of_another_kind_is_one_error(tmp_path):
     assert totals == "1 error, 0 warnings, 0 notes"
 
 
+def test_nothing_is_counted_where_no_article_can_be_read(tmp_path):
+    done = run(tmp_path / "none.jsonl")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (f"error: {tmp_path}/none.jsonl: no such file [format]\n1 error, 0 warnings, 0 notes\n")
+
+
 # --- fixes
 
 
