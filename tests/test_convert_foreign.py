@@ -179,6 +179,15 @@ def test_label_studio_wrong_tasks_are_named_by_line(tmp_path):
     ]
 
 
+def test_label_studio_json_min_is_one_error(tmp_path):
+    value = {"start": 13, "end": 18, "text": "بغداد", "labels": ["LOC"]}
+    one = {"text": TEXT, "id": 17, "ner": [value], "annotator": 1, "annotation_id": 3, "lead_time": 8.1}
+    path = export(tmp_path, one, {**one, "id": 18})
+    with pytest.raises(KhabarError) as caught:
+        read("label-studio", path)
+    assert str(caught.value) == f"{path} is Label Studio's export JSON-MIN; allowed: its export JSON"
+
+
 def test_a_file_that_is_no_list_is_no_export(tmp_path):
     path = write_rows(tmp_path / "x.json", {"text": "نص"})
     assert problems("label-studio", path) == [':1: the file begins with "{\\"text\\": \\"نص\\"}"; allowed: a JSON list']

@@ -100,7 +100,7 @@ def read(path: Path, losses: Losses, annotator: str | None = None) -> list[Artic
 
     Raises:
         CorpusError: Listing everything that is wrong in the file.
-        KhabarError: If it cannot be read, or has nothing by the annotator.
+        KhabarError: If it cannot be read, is JSON-MIN, or has nothing by the annotator.
     """
     gatherer = Gatherer(path, losses)
     tasks = list(_tasks(path, gatherer, annotator))
@@ -159,6 +159,8 @@ class _Task:
 
 def _tasks(path: Path, gatherer: Gatherer, annotator: str | None) -> Iterator[_Task]:
     for line, task in json_list(path, gatherer):
+        if "data" not in task and "annotator" in task:
+            raise KhabarError(f"{path} is Label Studio's export JSON-MIN; allowed: its export JSON")
         data = task.get("data")
         if not isinstance(data, dict) or not isinstance(data.get("text"), str):
             seen = ", ".join(map(show, data)) if isinstance(data, dict) else show(data)
