@@ -15,7 +15,7 @@ from khabar.models.messages import show
 from khabar.training.corpus_file import read_corpus_file
 from khabar.training.label_checks import label_problems, lookalikes, model_labels, model_topics
 from khabar.training.source import SourceArticles, SourceCounts, count_source
-from khabar.training.source_spec import SPLITS, SourceSpec, Split, format_of, is_yaml, refuse_repeated
+from khabar.training.source_spec import ENDINGS, SPLITS, SourceSpec, Split, format_of, is_yaml, refuse_repeated
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def load_corpora(
     the labels found in sources without a map, and `more_entity_labels`. Topics go likewise.
 
     Args:
-        paths: Article JSONL (.jsonl, .json), tagged tokens (.bio, .conll, .iob, .tsv, .txt) or YAML.
+        paths: Article JSONL (.jsonl, .json), tagged tokens (.bio, .conll, .iob, .iob2, .tsv, .txt) or YAML.
         split: Of a YAML with a split on any source, take this one alone; sources without are of train. None
             takes all.
         topics: The topics of a model that exists already; None takes them from the corpora.
@@ -248,8 +248,7 @@ def _specs(path: str | Path, split: Split | None) -> list[SourceSpec]:
     kind = format_of(path)
     if kind is None:
         raise KhabarError(
-            f"{path}: a corpus's ending says what it is; allowed: .jsonl, .json, .bio, .conll, .iob, .tsv, "
-            ".txt, or a .yaml that names its format"
+            f"{path}: a corpus's ending says what it is; allowed: {', '.join(ENDINGS)}, or a .yaml that names its format"
         )
     return [SourceSpec(path=Path(path), format=kind, proclitics=kind == "articles")]
 

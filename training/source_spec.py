@@ -15,7 +15,7 @@ from khabar.models.messages import nearest, show
 Format = Literal["articles", "conll"]
 Split = Literal["train", "dev", "test"]
 
-_ENDINGS: dict[str, Format] = {
+ENDINGS: dict[str, Format] = {
     ".jsonl": "articles",
     ".json": "articles",
     ".bio": "conll",
@@ -85,7 +85,7 @@ class SourceSpec:
 
 def format_of(path: str | Path) -> Format | None:
     """Tell a source's format from its ending; None when the ending says nothing."""
-    return _ENDINGS.get(Path(path).suffix.lower())
+    return ENDINGS.get(Path(path).suffix.lower())
 
 
 def is_yaml(path: str | Path) -> bool:
@@ -193,7 +193,7 @@ class SourceChecker:
         if "format" not in source:
             kind = format_of(path)
             if kind is None:
-                endings = ", ".join(_ENDINGS)
+                endings = ", ".join(ENDINGS)
                 self._wrong("path", path, f"an ending of {endings}, or a `format` ({', '.join(FORMATS)})")
             return kind
         value = source["format"]
