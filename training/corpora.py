@@ -247,9 +247,8 @@ def _specs(path: str | Path, split: Split | None) -> list[SourceSpec]:
         return chosen
     kind = format_of(path)
     if kind is None:
-        raise KhabarError(
-            f"{path}: a corpus's ending says what it is; allowed: {', '.join(ENDINGS)}, or a .yaml that names its format"
-        )
+        allowed = f"{', '.join(ENDINGS)}, or a .yaml that names its format"
+        raise KhabarError(f"{path}: a corpus's ending says what it is; allowed: {allowed}")
     return [SourceSpec(path=Path(path), format=kind, proclitics=kind == "articles")]
 
 
