@@ -14,7 +14,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 _NAME = "khabar_written_out"  # among transformers' ways of attending
-_MOST_SCORES = 2**20  # at a time: what a cache holds
+_MOST_SCORES = 2**20  # at a time, or a row's: what a cache holds
+_LONGEST = 1024  # pieces; beyond, torch's kernel is as fast and never holds all of a row's scores
 
 
 def write_out_attention(model: nn.Module) -> None:
@@ -82,8 +83,9 @@ def attend(
         and query.device.type == "cpu"
         and query.dtype == key.dtype == value.dtype == torch.bfloat16
         and query.shape == key.shape == value.shape
+        and query.shape[2] <= _LONGEST
         and (attention_mask is None or attention_mask.dtype == torch.bool)
-        and not getattr(module, "is_causal", True)
+        and not (getattr(module, "is_causal", True) if given.get("is_causal") is None else given["is_causal"])
         and not dropout
         and given.get("position_bias") is None
         and given.get("softcap") is None
@@ -97,7 +99,7 @@ def attend(
     hidden = None
     if attention_mask is not None:  # added: filling in scores takes as long as their softmax
         lowest = torch.finfo(query.dtype).min
-        hidden = query.new_zeros(attention_mask.shape).masked_fill_(~attention_mask, lowest)
+        hidden = query.new_zeros(attention_mask.shape).masked_fill_(~attention_mask, lowest).expand(rows, -1, -1, -1)
     attended = query.new_empty((rows, pieces, heads, width))
     at_once = max(1, _MOST_SCORES // max(1, heads * pieces * pieces))
     for start in range(0, rows, at_once):

@@ -25,8 +25,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file; its folder must exist. A link stays a link: it is its target that is replaced.
+            A pipe or a device is written to itself.
     """
     place = Path(path).resolve()
+    if is_special(place):
+        yield place
+        return
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
         yield partial

@@ -80,6 +80,8 @@ def evaluate(
     if against is not None:
         taggers.append(load(against, device=device))
         names.append(shown_path(against))
+        if names[0] == names[1]:
+            names = [model, against]
     same = len({tagger.model.config.full_name for tagger in taggers}) < len(taggers)
     for tagger, name in zip(taggers, names, strict=True):
         unknown = unknown_labels(articles, topics=tagger.topics, entity_labels=tagger.entity_labels)

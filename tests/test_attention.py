@@ -91,24 +91,35 @@ def test_of_nothing_it_makes_nothing(shape):
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("dtype", "is_causal", "longest", "given"),
     [
-        {"dtype": torch.float32},
-        {"is_causal": True},
-        {"mask": -9 * torch.eye(11, dtype=torch.bfloat16).expand(3, 1, 11, 11)},
-        {"position_bias": torch.arange(11 * 11.0).reshape(1, 1, 11, 11).bfloat16()},
+        (torch.float32, False, 99, {}),
+        (torch.bfloat16, True, 99, {}),
+        (torch.bfloat16, False, 99, {"is_causal": True}),
+        (torch.bfloat16, False, 10, {}),
+        (torch.bfloat16, False, 99, {"attention_mask": -9 * torch.eye(11).bfloat16().expand(3, 1, 11, 11)}),
+        (torch.bfloat16, False, 99, {"position_bias": torch.arange(121.0).reshape(1, 1, 11, 11).bfloat16()}),
     ],
-    ids=["float32", "causal", "a mask of numbers", "a bias"],
+    ids=["float32", "causal", "causal for once", "too long", "a mask of numbers", "a bias"],
 )
-def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, changed):
+def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, dtype, is_causal, longest, given, monkeypatch):
+    monkeypatch.setattr(attention, "_LONGEST", longest)
     layer = Layer()
-    layer.is_causal = changed.get("is_causal", False)
-    given = [one.to(changed.get("dtype", torch.bfloat16)) for one in states]
-    named = {name: value for name, value in changed.items() if name == "position_bias"}
+    layer.is_causal = is_causal
+    states = [one.to(dtype) for one in states]
+    given = {"attention_mask": None, **given}
     with torch.inference_mode():
-        expected, _ = sdpa_attention_forward(layer, *given, changed.get("mask"), **named)
-        got, _ = attend(layer, *given, changed.get("mask"), **named)
+        expected, _ = sdpa_attention_forward(layer, *states, **given)
+        got, _ = attend(layer, *states, **given)
     assert torch.equal(got, expected)
+
+
+def test_one_mask_can_serve_all_rows(states):
+    mask = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
+    expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask)
+    with torch.inference_mode():
+        got, _ = attend(Layer(), *states, mask)
+    torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
 
 
 def test_an_encoder_says_what_it_said(encoder):

@@ -17,6 +17,7 @@ from khabar.models.errors import KhabarError
 from khabar.training.corpora import load_corpora
 from khabar.training.data import collect_labels
 from khabar.training.growing import Change, compare_known, grow_model, grown_labels, mask_absent, refuse_drops
+from khabar.training.seeds import train_seeds
 from khabar.training.settings import TrainSettings
 from khabar.training.targets import LabelSet, LostEntities, make_targets
 from khabar.training.train import train
@@ -219,6 +220,8 @@ def test_a_dev_without_the_new_labels_does_not_choose_the_epoch(train_settings, 
         "some are new to the model, so the last epoch is kept, not the best on dev"
     ) in caplog.messages
     assert result.metrics["best_epoch"] == len(result.metrics["history"]) == 3
+    with pytest.raises(KhabarError, match="--seeds compares runs on dev; allowed: a dev set with examples of all new"):
+        train_seeds(replace(settings, output=str(tmp_path / "seeds")), 2, progress_bar=False)
 
 
 def test_a_dev_without_some_label_is_pointed_out_and_chooses_still(train_settings, tmp_path, news_rows, caplog):

@@ -217,8 +217,23 @@ def test_an_encoder_is_not_replaced_unasked(text_file: Path, tmp_path: Path) -> 
     with pytest.raises(KhabarError, match=r"already holds config\.json, .*; give another --output, or --overwrite"):
         pretrain(other)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "README.md").write_text("the card of the earlier one", encoding="utf-8")
+    (tmp_path / "cache").mkdir()
     pretrain(other, overwrite=True)
     assert (tmp_path / "model.safetensors").read_bytes() != before["model.safetensors"]
+    assert not (tmp_path / "README.md").exists()
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_a_run_that_could_not_be_saved_is_made_again(text_file: Path, tmp_path: Path, monkeypatch) -> None:
+    settings = small_settings(text_file, tmp_path, passes=1.0, checkpoint_steps=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr("khabar.training.pretrain.save_loss_curve", Mock(side_effect=OSError(28, "No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            pretrain(settings)
+    assert not (tmp_path / "config.json").exists()
+    pretrain(settings)
+    load_encoder(tmp_path)
 
 
 def test_nothing_is_taken_from_a_run_on_another_text(text_file: Path, tmp_path: Path, monkeypatch) -> None:
@@ -231,12 +246,12 @@ def test_nothing_is_taken_from_a_run_on_another_text(text_file: Path, tmp_path: 
     monkeypatch.setattr("khabar.training.pretrain.build_pretraining", Mock(side_effect=KilledError))
     with pytest.raises(KilledError):
         pretrain(small_settings(other, tmp_path / "out", **changes))
-    assert len(list((tmp_path / "out" / "cache").iterdir())) == 3
+    assert len(list((tmp_path / "out" / "checkpoints" / "material").iterdir())) == 3
     monkeypatch.undo()
     output = pretrain(small_settings(text_file, tmp_path / "out", **changes)).folder
     for name in ("tokenizer.json", "model.safetensors"):
         assert (output / name).read_bytes() == (expected / name).read_bytes()
-    assert not (output / "cache").exists()
+    assert not (output / "checkpoints").exists()
 
 
 def test_a_run_does_not_go_on_with_a_changed_text(text_file: Path, tmp_path: Path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all: nothing half written, nothing left over, what was there stays."""
 
 import os
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -142,3 +143,17 @@ def test_a_folder_that_was_filled_meanwhile_is_left_alone(tmp_path):
         fill_meanwhile(target)
     assert names(tmp_path) == ["folder"]
     assert names(target) == ["others"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    with FileSink(pipe) as sink:
+        sink.write("خبر")
+    reader.join(timeout=60)
+    assert read == ["خبر\n".encode()]
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]

@@ -127,8 +127,9 @@ def load_corpora(
         CorpusError: If an article, a YAML, or a label cannot be used; lists every such place.
         KhabarError: If a file cannot be read, has no articles or is there twice, or a YAML has no source of the split.
     """
+    paths = list(paths)
+    refuse_repeated(paths)  # a YAML may name a file several times, to have it read so often or with other maps
     specs = [spec for path in paths for spec in _specs(path, split)]
-    refuse_repeated(spec.path for spec in specs)
     problems: list[Problem] = []
     n_more = 0
     loaded: list[tuple[SourceSpec, SourceArticles, SourceCounts]] = []

@@ -37,12 +37,13 @@ def model_topics(sources: Iterable[tuple[SourceSpec, SourceCounts]]) -> set[str]
 
 
 def lookalikes(labels: Collection[str]) -> list[tuple[str, str]]:
-    """Find pairs of labels that are spelt alike: the same but for case, signs between words, or one letter.
+    """Find pairs of labels that are spelt alike: the same but for case and signs, or one letter.
 
     Such pairs are often one label and a slip of the pen. Labels of fewer than five letters are taken to be codes, of
     which one letter tells apart, and so are numbered ones.
     """
-    return [pair for pair in combinations(sorted(labels), 2) if _alike(*map(_letters, pair))]
+    letters = {label: _SIGNS.sub("", label.casefold()) for label in sorted(labels)}
+    return [(one, other) for one, other in combinations(letters, 2) if _alike(letters[one], letters[other])]
 
 
 def label_problems(
@@ -78,14 +79,12 @@ def label_problems(
     ]
 
 
-def _letters(label: str) -> str:
-    return _SIGNS.sub("", label.casefold())
-
-
 def _alike(one: str, other: str) -> bool:
     if one == other:
         return one != ""
-    if min(len(one), len(other)) < _CODE or _DIGITS.sub("", one) == _DIGITS.sub("", other):
+    if abs(len(one) - len(other)) > 1 or min(len(one), len(other)) < _CODE:
+        return False
+    if _DIGITS.sub("", one) == _DIGITS.sub("", other):
         return False
     n = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return (

@@ -95,7 +95,8 @@ def warn_of_training_files(model: str, corpora: Iterable[Corpus]) -> None:
     """Log a warning for each file that a model was trained on, as its metrics.json tells by their digests.
 
     Args:
-        model: A folder, or `embedded`; of a model on a hub it is not known.
+        model: A folder, or `embedded`. Of a model on a hub, an exported one, and what the model that another was grown
+            from was trained on, it is not known.
         corpora: What the model is to be measured on, or calibrated to.
     """
     try:

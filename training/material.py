@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from khabar.models.errors import KhabarError
 from khabar.models.folder import read_config
 from khabar.training.check_corpus import topics_of
 from khabar.training.corpora import Corpus, as_gold, load_corpora
@@ -84,8 +85,9 @@ class Material:
         listed = "; ".join(f"{kind} {', '.join(labels)}" for kind, labels in lacking.items() if labels)
         if not listed:
             return True
-        known = {*self.known.topics, *self.known.entity_labels} if self.known else None
-        new = known is not None and any(label not in known for labels in lacking.values() for label in labels)
+        new = self.known is not None and not (
+            {*lacking["topics"]} <= {*self.known.topics} and {*lacking["entity labels"]} <= {*self.known.entity_labels}
+        )
         logger.warning(
             "dev has no example of %s: how well they are found is not measured%s",
             listed,
@@ -107,6 +109,16 @@ class Material:
             )
             logger.info("%d articles; %s", len(self._examples), self._examples.lost)
         return self._examples
+
+
+def refuse_poor_judge(material: Material, option: str) -> None:
+    """Refuse to compare runs on dev where it cannot tell which is best.
+
+    Raises:
+        KhabarError: If it cannot.
+    """
+    if not material.dev_can_choose:
+        raise KhabarError(f"{option} compares runs on dev; allowed: a dev set with examples of all new labels")
 
 
 def _digests(facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:

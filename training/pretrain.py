@@ -33,7 +33,7 @@ from khabar.training.pretrain_report import measured_peak_flops, save_loss_curve
 from khabar.training.pretrain_settings import PretrainSettings
 from khabar.training.processes import join_processes, on_main
 from khabar.training.provenance import sha256_of
-from khabar.training.train import check_output_folder
+from khabar.training.train import PAPERS, check_output_folder
 from khabar.training.vectors import static_vectors
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False, overwrite: boo
     if settings.rows % accelerator.num_processes:
         raise KhabarError(f"rows is {settings.rows}, must be a multiple of the {accelerator.num_processes} processes")
     on_main(lambda: checkpoints.begin(resume=resume))  # refuses before hours of work, not after
-    material = _Material(settings, output / "cache")
+    material = _Material(settings, checkpoints.folder / "material")
     tokenizer = material.tokenizer
     read, kept_back = held_out(material.stream, settings.held_out)
     vectors = material.vectors(read)
@@ -115,13 +115,15 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False, overwrite: boo
     metrics = _metrics(settings, pretraining, progress, len(read), precision, accelerator)
 
     def write() -> None:
-        finished = checkpoints.finished
-        save_model(pretraining.encoder, tokenizer, finished)
+        leaving = checkpoints.folder / "leaving"
+        shutil.rmtree(leaving, ignore_errors=True)
+        save_model(pretraining.encoder, tokenizer, leaving)
         text = json.dumps(metrics, ensure_ascii=False, indent=1)
-        (finished / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        save_loss_curve(progress.history, finished / "loss.png", title=f"{settings.chosen_objective} pretraining")
-        move_files(finished, output)
-        shutil.rmtree(material.cache)
+        (leaving / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        save_loss_curve(progress.history, leaving / "loss.png", title=f"{settings.chosen_objective} pretraining")
+        for name in PAPERS:  # of a model that is replaced
+            (output / name).unlink(missing_ok=True)
+        move_files(leaving, output)
         checkpoints.clear()
 
     on_main(write)
@@ -131,7 +133,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False, overwrite: boo
 class _Material:
     """What a run is made from.
 
-    Each part is made in the main process and kept in the cache under a name that says what it was made from, so that
+    Each part is made in the main process and kept in the folder under a name that says what it was made from, so that
     a run that was killed takes it from there.
 
     Attributes:
@@ -140,8 +142,8 @@ class _Material:
         stream: (n_pieces,) the texts' piece ids, read from disk as they are needed.
     """
 
-    def __init__(self, settings: PretrainSettings, cache: Path) -> None:
-        self.settings, self.cache = settings, cache
+    def __init__(self, settings: PretrainSettings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
         self.digests: list[str] = on_main(lambda: list(map(_digest, settings.texts)))
         self.tokenizer = load_tokenizer(self._vocabulary() if settings.tokenizer is None else settings.tokenizer)
         self._pieces = self._kept("pieces", [self.digests, self.tokenizer.backend_tokenizer.to_str()], self._encode)
@@ -187,12 +189,12 @@ class _Material:
     def _kept(self, kind: str, made_from: object, make: Callable[[Path], None]) -> Path:
         """Have something made, whole or not at all, unless it is there; give its place."""
         digest = hashlib.sha256(json.dumps(made_from, ensure_ascii=False).encode()).hexdigest()[:16]
-        target = self.cache / f"{kind}-{digest}"
+        target = self.folder / f"{kind}-{digest}"
 
         def make_missing() -> None:
             if not target.exists():
-                self.cache.mkdir(parents=True, exist_ok=True)
-                partial = self.cache / f".{target.name}"
+                self.folder.mkdir(parents=True, exist_ok=True)
+                partial = self.folder / f".{target.name}"
                 make(partial)
                 partial.replace(target)
 

@@ -24,7 +24,7 @@ from khabar.models.ranges import check_range
 from khabar.training.checkpoints import Checkpoints, refuse_changes
 from khabar.training.figures import text_table
 from khabar.training.loop import make_accelerator
-from khabar.training.material import Material
+from khabar.training.material import Material, refuse_poor_judge
 from khabar.training.processes import join_processes, on_main
 from khabar.training.settings import TrainSettings
 from khabar.training.settling import SettledSettings
@@ -110,6 +110,7 @@ def search(
     study = _Study(folder)
     on_main(lambda: study.admit(resume=resume))
     material = Material(settings)  # what is wrong with the corpora shows before the study is begun
+    refuse_poor_judge(material, "--search")
     accelerator = make_accelerator(settings)  # a precision that the device lacks is refused before articles are encoded
     settings = settled_for(settings, material, n_processes=accelerator.num_processes)
     on_main(lambda: study.open(settings))

@@ -16,7 +16,7 @@ from khabar.models.errors import KhabarError
 from khabar.models.ranges import check_range
 from khabar.training.evaluate import selection_score
 from khabar.training.figures import text_table
-from khabar.training.material import Material
+from khabar.training.material import Material, refuse_poor_judge
 from khabar.training.settings import TrainSettings
 from khabar.training.train import TrainResult, check_output_folder, finish_run, open_run, release
 
@@ -56,6 +56,7 @@ def train_seeds(
     runs = [replace(settings, seed=settings.seed + k) for k in range(n_seeds)]
     opened = [open_run(run, work / f"seed-{run.seed}", resume=resume) for run in runs]
     material = Material(settings)
+    refuse_poor_judge(material, "--seeds")
     metrics = [
         finish_run(run, material, checkpoints, progress_bar=progress_bar)
         for run, checkpoints in zip(runs, opened, strict=True)
