@@ -218,6 +218,15 @@ def test_labels_that_are_spelt_alike(check):
     ]
 
 
+def test_a_label_that_looks_like_several(tmp_path):
+    topics = ["economy", "flood", "economy, flood", "flood | sport", "اقتصاد، زراعة"]
+    rows = [{"text": f"{LONG[:40]} {k} {LONG[k:]}", "topics": [topics[k % 5]]} for k in range(15)]
+    found = check_files([write(tmp_path / "a.jsonl", rows)]).findings
+    assert [one.message for one in found if one.kind == "label-spelling"] == [
+        'topic "economy, flood" looks like 2 labels; allowed: each by itself'
+    ]
+
+
 def test_labels_with_few_examples(tmp_path):
     rows = [
         *[{"text": f"{LONG[:40]} {k} {LONG[k:]}", "topics": ["often"]} for k in range(20)],

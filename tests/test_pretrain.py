@@ -261,7 +261,9 @@ def test_a_run_does_not_go_on_with_a_changed_text(text_file: Path, tmp_path: Pat
     kill_at_the_first_checkpoint(settings, monkeypatch)
     same_length = text.read_text(encoding="utf-8").replace("بغداد", "دغباد")
     text.write_text(same_length, encoding="utf-8")
-    with pytest.raises(KhabarError, match=r"cannot resume from other material: .*text 1 \(news\.txt\) was"):
+    with pytest.raises(
+        KhabarError, match=r"cannot resume from other material: .*the content of text 1 \(news\.txt\) was"
+    ):
         pretrain(settings, resume=True)
 
 

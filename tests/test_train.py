@@ -191,7 +191,9 @@ def test_a_run_is_not_gone_on_with_on_other_articles(settings, monkeypatch):
     corpus = Path(settings.corpora[0])
     before = corpus.read_bytes()
     corpus.write_bytes(before + b"\n" + before.splitlines(keepends=True)[0].replace(b'"id": "', b'"id": "again-'))
-    with pytest.raises(KhabarError, match=r"cannot resume from other material: .*train source 0 \(train.jsonl\) was '"):
+    with pytest.raises(
+        KhabarError, match=r"cannot resume from other material: .*the content of train source 0 \(train.jsonl\) was '"
+    ):
         train(settings, resume=True, progress_bar=False)
     corpus.write_bytes(before)
     assert train(settings, resume=True, progress_bar=False).metrics["history"][-1]["epoch"] == settings.epochs

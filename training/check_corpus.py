@@ -3,6 +3,7 @@
 Turns the articles of one or several files into findings. What stands in one article alone is checked elsewhere.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -19,6 +20,7 @@ SLIP = 0.05
 RARE = 3  # with fewer examples a label is a slip of the pen or of no use
 FEW = 20  # with fewer, neither a model nor a measure can be trusted
 _SHOWN = 3
+_SEPARATORS = re.compile("[,;|،؛]")
 
 
 def check_corpus(articles: Sequence[PlacedArticle]) -> Iterator[Finding]:
@@ -164,6 +166,11 @@ def _labels(articles: Iterable[PlacedArticle]) -> Iterator[Finding]:
             rarer, other = sorted(pair, key=lambda label: counts[label])
             message = f"{what} {show(rarer)} ({counts[rarer]:,}) is spelt like {show(other)} ({counts[other]:,})"
             yield first[what, rarer].finding("label-spelling", f"{message}; one label, or two?")
+        for label in counts:
+            parts = [part.strip() for part in _SEPARATORS.split(label)]
+            if len(parts) > 1 and all(part in counts for part in parts):
+                message = f"{what} {show(label)} looks like {len(parts)} labels; allowed: each by itself"
+                yield first[what, label].finding("label-spelling", message)
         for label, n in sorted(counts.items()):
             number = f"{n} {unit if n == 1 else unit.removesuffix('y') + ('ies' if unit[-1] == 'y' else 's')}"
             if n < RARE:

@@ -27,7 +27,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "leak": ("warning", "a text that stands, or nearly so, in another file too"),
     "id-reused": ("warning", "one id for different texts of two files"),
     "name-labels": ("warning", "a name that nearly always has another label"),
-    "label-spelling": ("warning", "a label that is spelt like another"),
+    "label-spelling": ("warning", "a label that is spelt like another, or like several"),
     "rare-label": ("warning", "a label on one or two examples"),
     "near-conflict": ("note", "texts that are nearly equal with different topics"),
     "duplicate": ("note", "a text that stands, or nearly so, earlier in its file"),

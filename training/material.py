@@ -123,7 +123,7 @@ def refuse_poor_judge(material: Material, option: str) -> None:
 
 def _digests(facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
     return {
-        f"{split} source {place} ({source['name']})": source["sha256"][:12]
+        f"the content of {split} source {place} ({source['name']})": source["sha256"][:12]
         for split, sources in facts.items()
         for place, source in enumerate(sources)
     }

@@ -81,7 +81,7 @@ def pretrain(settings: PretrainSettings, *, resume: bool = False, overwrite: boo
     vectors = material.vectors(read)
 
     texts = {
-        f"text {place} ({Path(text).name})": digest[:12]
+        f"the content of text {place} ({Path(text).name})": digest[:12]
         for place, (text, digest) in enumerate(zip(settings.texts, material.digests, strict=True), start=1)
     }
     origin = texts | {"pieces": len(material.stream), "processes": accelerator.num_processes}
