@@ -10,27 +10,13 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from khabar.inference.compressed import open_bytes
 from khabar.inference.duplicates import BAND_SIZE, BANDS, StoryGrouper, are_near, near_duplicates, shingles_of
-
-
-def read_articles(path: Path) -> Iterator[str]:
-    lines: list[str] = []
-    with open_bytes(path) as stream:
-        for line in stream:
-            if line.strip():
-                lines.append(line.decode("utf-8"))
-            elif lines:
-                yield "".join(lines)
-                lines = []
-    if lines:
-        yield "".join(lines)
+from khabar.training.pretrain_data import read_articles
 
 
 def resident_bytes() -> int:
@@ -53,7 +39,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("--articles", type=int, default=5000)
     arguments = parser.parse_args()
-    texts = list(islice(read_articles(arguments.texts), arguments.articles))
+    texts = list(islice(read_articles([arguments.texts]), arguments.articles))
     n_words = np.array([len(text.split()) for text in texts])
     print(f"{len(texts):,} articles, {n_words.mean():.0f} words on average, median {np.median(n_words):.0f}")
 

@@ -11,6 +11,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 
+from khabar.inference.sinks import whole_file, whole_folder
 from khabar.models.device import choose_device, choose_precision
 from khabar.models.errors import KhabarError
 from khabar.models.folder import move_files, save_model
 from khabar.models.text import build_tokenizer, load_tokenizer, train_vocabulary
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.pretrain_build import Pretraining, build_pretraining
-from khabar.training.pretrain_data import PieceBatches, encode_corpus, held_out, read_lines
+from khabar.training.pretrain_data import PieceBatches, encode_corpus, held_out, read_lines, text_file
 from khabar.training.pretrain_loop import run_steps
 from khabar.training.pretrain_report import measured_peak_flops, save_loss_curve
 from khabar.training.pretrain_settings import PretrainSettings
@@ -144,7 +146,7 @@ class _Material:
 
     def __init__(self, settings: PretrainSettings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
-        self.digests: list[str] = on_main(lambda: list(map(_digest, settings.texts)))
+        self.digests: list[str] = on_main(lambda: [sha256_of(text_file(path)) for path in settings.texts])
         self.tokenizer = load_tokenizer(self._vocabulary() if settings.tokenizer is None else settings.tokenizer)
         self._pieces = self._kept("pieces", [self.digests, self.tokenizer.backend_tokenizer.to_str()], self._encode)
         self.stream: NDArray[np.integer] = np.load(self._pieces, mmap_mode="r")
@@ -157,7 +159,7 @@ class _Material:
             vocabulary = train_vocabulary(filter(None, read_lines(settings.texts)), settings.vocab_size)
             build_tokenizer(vocabulary).save_pretrained(folder)
 
-        return self._kept("vocabulary", [self.digests, settings.vocab_size], make)
+        return self._kept("vocabulary", [self.digests, settings.vocab_size], make, whole=whole_folder)
 
     def _encode(self, path: Path) -> None:
         with path.open("wb") as file:
@@ -186,7 +188,14 @@ class _Material:
         loaded: NDArray[np.float32] = np.load(self._kept("vectors", made_from, make))
         return loaded
 
-    def _kept(self, kind: str, made_from: object, make: Callable[[Path], None]) -> Path:
+    def _kept(
+        self,
+        kind: str,
+        made_from: object,
+        make: Callable[[Path], None],
+        *,
+        whole: Callable[[Path], AbstractContextManager[Path]] = whole_file,
+    ) -> Path:
         """Have something made, whole or not at all, unless it is there; give its place."""
         digest = hashlib.sha256(json.dumps(made_from, ensure_ascii=False).encode()).hexdigest()[:16]
         target = self.folder / f"{kind}-{digest}"
@@ -194,18 +203,11 @@ class _Material:
         def make_missing() -> None:
             if not target.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                partial = self.folder / f".{target.name}"
-                make(partial)
-                partial.replace(target)
+                with whole(target) as place:
+                    make(place)
 
         on_main(make_missing)
         return target
-
-
-def _digest(path: str) -> str:
-    if not Path(path).is_file():
-        raise KhabarError(f"{path}: no such text file")
-    return sha256_of(Path(path))
 
 
 class _Measure:

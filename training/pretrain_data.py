@@ -23,6 +23,18 @@ from khabar.models.errors import KhabarError
 _ENCODED_TOGETHER = 512  # articles a call of the fast tokenizer
 
 
+def text_file(path: str | Path) -> Path:
+    """Give a text's path.
+
+    Raises:
+        KhabarError: If there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise KhabarError(f"{path}: no such text file")
+    return path
+
+
 def read_lines(paths: Sequence[str | Path]) -> Iterator[str]:
     """Read the lines of text files, compressed or not; an empty line follows each file.
 
@@ -30,9 +42,7 @@ def read_lines(paths: Sequence[str | Path]) -> Iterator[str]:
         KhabarError: If a file is missing or not UTF-8, or its compressed data is damaged or cut off.
         MissingExtraError: If it is Zstandard and the package for that is not installed.
     """
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise KhabarError(f"{path}: no such text file")
+    for path in map(text_file, paths):
         try:
             with open_bytes(path) as stream:
                 for line in io.TextIOWrapper(stream, encoding="utf-8"):
