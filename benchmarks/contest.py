@@ -15,8 +15,9 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from khabar.inference.positions import Positions
 from khabar.inference.prepared import prepare
 from khabar.inference.tagger import Tagger
 from khabar.models.encoding import encode_articles
@@ -42,32 +43,6 @@ class Row:
     padding: float
     peak_memory: float
     share_of_peak: float
-
-
-class Positions:
-    """Counts the positions that an encoder computes, and how many of them hold a piece.
-
-    Args:
-        called: The encoder, or a model around it; whatever is called with an `attention_mask`.
-    """
-
-    def __init__(self, called: nn.Module) -> None:
-        self.total = 0
-        self.real: Tensor | int = 0
-        self._adding = threading.Lock()  # the engine runs several passes at once
-        self._hook = called.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def __enter__(self) -> Positions:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
-
-    def _count(self, _called: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        mask: Tensor = named["attention_mask"]
-        with self._adding:
-            self.total += mask.numel()
-            self.real = self.real + mask.sum()  # not read here: a GPU would have to stop for it
 
 
 class PeakMemory:
@@ -141,14 +116,18 @@ class Contest:
         """
         work(self.texts[:warm])
         texts, n_pieces = self.texts[:n], sum(self._lengths[:n])
-        with Positions(called) as positions, PeakMemory(self.device) as memory:
-            seconds = seconds_of(lambda: work(texts), self.device)
+        positions = Positions(called)
+        try:
+            with PeakMemory(self.device) as memory:
+                seconds = seconds_of(lambda: work(texts), self.device)
+        finally:
+            positions.stop()
         rate = n_pieces / seconds
         row = Row(
             name=name,
             articles_per_second=len(texts) / seconds,
             pieces_per_second=rate,
-            padding=1 - int(positions.real) / positions.total,
+            padding=1 - positions.pieces / positions.total,
             peak_memory=memory.peak,
             share_of_peak=rate * self.flops / max(self.peaks),
         )

@@ -5,16 +5,14 @@ Turns what happens to requests and batches into metrics in a registry of their o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 from torch import nn
 
+from khabar.inference.positions import Positions
 from khabar.inference.service.batcher import Batcher
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -82,16 +80,8 @@ class _Pieces(Collector):
     """Counts the pieces an encoder reads, windows' overlaps and special pieces included, padding not."""
 
     def __init__(self, encoder: nn.Module) -> None:
-        # A tensor where the encoder is: to read the sum of each batch would make a GPU wait.
-        self._total = torch.zeros((), dtype=torch.int64)
-        self._adding = threading.Lock()  # a CPU runs several batches at once
-        encoder.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, _encoder: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        total = named["attention_mask"].sum()
-        with self._adding:
-            self._total = self._total.to(total.device) + total
+        self._positions = Positions(encoder)
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Give the count, as a registry asks for it."""
-        yield CounterMetricFamily("khabar_pieces", "Word pieces read by the encoder.", value=int(self._total))
+        yield CounterMetricFamily("khabar_pieces", "Word pieces read by the encoder.", value=self._positions.pieces)
