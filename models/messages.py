@@ -5,7 +5,7 @@ Turns any value into one short line. Knows nothing of where the value came from.
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 _MAX_SHOWN = 60  # characters of a wrong value quoted in a message
 _MAX_NAMED = 30  # allowed names listed in a message
@@ -41,8 +41,13 @@ def changes(before: Mapping[str, object], now: Mapping[str, object], shown: Call
 def nearest(value: str, known: Collection[str]) -> str:
     """End a message about an unknown name: `; did you mean "x"?` when one is near, then all the known."""
     names = sorted(known) if isinstance(known, set | frozenset) else list(known)
+    more = f" … ({len(names)} in all)" if len(names) > _MAX_NAMED else ""
+    return f"{did_you_mean(value, names)}; allowed: {', '.join(names[:_MAX_NAMED]) or 'none'}{more}"
+
+
+def did_you_mean(value: str, names: Iterable[str]) -> str:
+    """Guess a name that was meant, as `; did you mean "x"?`; empty where none is near."""
+    names = list(names)
     close = difflib.get_close_matches(value.lower(), [name.lower() for name in names], n=1, cutoff=0.7)
     guess = next((name for name in names if close and name.lower() == close[0]), None)
-    hint = "" if guess is None else f'; did you mean "{guess}"?'
-    more = f" … ({len(names)} in all)" if len(names) > _MAX_NAMED else ""
-    return f"{hint}; allowed: {', '.join(names[:_MAX_NAMED]) or 'none'}{more}"
+    return "" if guess is None else f'; did you mean "{guess}"?'

@@ -52,6 +52,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
+def other_vocabularies(tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
+    """Vocabularies that are not the tokenizer's: with fewer pieces, and with two of them in each other's place."""
+    pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    return [pieces[:-20], [*pieces[:-2], pieces[-1], pieces[-2]]]
+
+
+@pytest.fixture
 def recurrent_config(tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     """A recurrent encoder small enough to train in a test."""
     from khabar.models.recurrent import RecurrentConfig

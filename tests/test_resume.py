@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -275,9 +276,12 @@ def test_damaged_part_files_are_refused(rows, out):
             run(Tagger(), rows, out, resume=resume)
 
 
-def test_two_runs_do_not_write_to_the_same_part_files(rows, out):
+@contextmanager
+def one_run_alone(out):
+    """Write part files, which another run is refused meanwhile."""
     with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
         parts.write(b"{}\n", b"", Done(n_rows=1))
+        yield
         with (
             pytest.raises(KhabarError, match=r"\.part is being written by another run"),
             PartFiles(out, {}, finish=os.replace, resume=True),
@@ -285,6 +289,11 @@ def test_two_runs_do_not_write_to_the_same_part_files(rows, out):
             pytest.fail("it was opened twice")
         parts.finish()
     assert out.read_bytes() == b"{}\n"
+
+
+def test_two_runs_do_not_write_to_the_same_part_files(out):
+    with one_run_alone(out):
+        pass
 
 
 class WindowsLocks:
@@ -303,20 +312,12 @@ class WindowsLocks:
         self.places[place] = descriptor
 
 
-def test_on_windows_too_two_runs_do_not_write_to_the_same_part_files(rows, out, monkeypatch):
+def test_on_windows_too_two_runs_do_not_write_to_the_same_part_files(out, monkeypatch):
     locks = WindowsLocks()
     monkeypatch.setitem(sys.modules, "msvcrt", locks)
     monkeypatch.setattr(sys, "platform", "win32")
-    with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
-        parts.write(b"{}\n", b"", Done(n_rows=1))
+    with one_run_alone(out):
         assert len(locks.places) == 2  # results and bad rows
-        with (
-            pytest.raises(KhabarError, match=r"\.part is being written by another run"),
-            PartFiles(out, {}, finish=os.replace, resume=True),
-        ):
-            pytest.fail("it was opened twice")
-        parts.finish()
-    assert out.read_bytes() == b"{}\n"
 
 
 def test_a_stream_cannot_be_gone_on_with(rows):

@@ -13,7 +13,7 @@ from khabar.inference.fields import FieldNames
 from khabar.models.article import Article
 from khabar.models.article_reader import HEAD_BYTES, open_plain, refuse_encoding
 from khabar.models.errors import KhabarError
-from khabar.models.messages import nearest, show
+from khabar.models.messages import did_you_mean, show
 from khabar.training.convert.gathering import ORIGIN_KEYS, Gatherer, Losses
 
 COLUMNS = ("id", "text", "topics", "date", "source", "lang")
@@ -60,7 +60,7 @@ def read(path: Path, losses: Losses, fields: FieldNames | None = None) -> list[A
             if isinstance(cells, ValueError):
                 gatherer.wrong(line, str(cells))
                 continue
-            _check_topics(path, list(cells), column_of.values())
+            _check_topics(path, cells, column_of.values())
             gatherer.leave_out_keys(cells, column_of.values())
             row: dict[str, object] = {key: cells[column_of[key]] for key in ORIGIN_KEYS if cells.get(column_of[key])}
             if topics := cells.get("topics", "").strip():
@@ -69,14 +69,13 @@ def read(path: Path, losses: Losses, fields: FieldNames | None = None) -> list[A
     return gatherer.articles()
 
 
-def _check_topics(path: Path, columns: Sequence[str], known: Collection[str]) -> None:
+def _check_topics(path: Path, columns: Collection[str], known: Collection[str]) -> None:
     """Refuse a table whose labels would all be left out; one without unknown columns may well have none."""
     if "topics" in columns or set(columns) <= set(known):
         return
-    guess, _, _ = nearest("topics", columns).partition("; allowed")  # which would be the columns, again
     raise KhabarError(
         f'{path}:1: the columns are {", ".join(map(show, columns))}; needed: "topics", with a table\'s labels (empty '
-        f"where nobody has looked){guess}"
+        f"where nobody has looked){did_you_mean('topics', columns)}"
     )
 
 
