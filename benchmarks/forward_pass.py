@@ -49,7 +49,7 @@ def show(shape: str, tagger: Tagger, texts: Sequence[str], passes: int, batch_pi
     """Measure one model, and print its table."""
     forward = tagger.passes(batch_pieces=batch_pieces)
     encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=tagger.model.config.max_segment_words)
-    work = max(forward.plan(encoded), key=lambda one: sum(article.n_pieces for article in one.encoded))
+    work = max(forward.plan(encoded), key=lambda one: one.n_pieces)
     run: Callable[[], object] = lambda: list(forward.run(work))  # noqa: E731
     device = tagger.model.device
     run()
@@ -63,9 +63,8 @@ def show(shape: str, tagger: Tagger, texts: Sequence[str], passes: int, batch_pi
     times = Counter({row.key: getattr(row, of_device) for row in profiled.key_averages()})
     calls = {row.key: row.count / passes for row in profiled.key_averages()}
 
-    pieces = sum(article.n_pieces for article in work.encoded)
     print(
-        f"\n{shape}: {len(work.encoded)} articles, {pieces:,} pieces in "
+        f"\n{shape}: {len(work.indices)} articles, {work.n_pieces:,} pieces in "
         f"{'bfloat16' if tagger.bf16 else 'float32'}; {machine(device)}"
     )
     print(

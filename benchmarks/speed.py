@@ -34,9 +34,12 @@ from pipelines import Pipelines, agreement
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from khabar.inference.gate import compare
+from khabar.inference.lines import result_line
+from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.prepared import can_prepack
 from khabar.inference.results import TaggedArticle
 from khabar.inference.tagger import Tagger, load
+from khabar.models import tags
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
 from khabar.models.config import KhabarConfig
@@ -52,6 +55,7 @@ WARM_UP = {"cpu": 8, "cuda": 5_000}  # for the engine: until all of its workers 
 CHECKED = 200  # articles on which decisions are compared
 SHORTEST, LONGEST = 30, 1200  # words
 SPREAD = 0.6  # sigma of the log-normal lengths
+OUTSIDE_BIAS = 1.6  # random weights would name every word; with it, about one in seven, as in news
 
 
 def varied(texts: Sequence[str], n: int, mean_words: int) -> Iterator[str]:
@@ -75,6 +79,8 @@ def base_shaped(like: Tagger) -> Tagger:
         name="base-shaped",
     )
     model = KhabarModel(config)
+    with torch.no_grad():
+        model.entity_head.tags.bias[tags.OUTSIDE] = OUTSIDE_BIAS
     model.train(mode=False)
     model.to(device=like.model.device)  # type: ignore[call-arg]
     return Tagger(model, like.tokenizer, bf16=like.bf16, workers=like.workers)
@@ -113,6 +119,8 @@ def measure(
             "(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)), n=slow
         )
     contest.run("(d) khabar's engine", model, partial(_tag, tagger), warm=WARM_UP[device.type])
+    if tagger.workers:
+        contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
     if device.type == "cpu" and can_prepack():
         plain = deepcopy(model)
         contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
@@ -166,16 +174,17 @@ def measure(
     }
 
 
-def measure_memory(model: str, device: str, texts: Sequence[str], count: int, mean_words: int) -> dict[str, float]:
-    """Run `khabar score` over a file of articles and watch its resident memory."""
+def measure_memory(texts: Sequence[str], count: int, options: argparse.Namespace) -> dict[str, float]:
+    """Run `khabar score` over a file of articles and watch its resident memory, workers not included."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "articles.jsonl"
         with source.open("w", encoding="utf-8") as stream:
-            for number, text in enumerate(varied(texts, count, mean_words)):
+            for number, text in enumerate(varied(texts, count, options.words)):
                 stream.write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
         command = [sys.executable, "-m", "khabar", "score", str(source), "-o", str(Path(folder) / "results.jsonl")]
         started = time.perf_counter()
-        run = subprocess.Popen([*command, "--model", model, "--device", device], stderr=subprocess.DEVNULL)
+        command += ["--model", options.model, "--device", options.device, "--workers", str(options.workers)]
+        run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         process = psutil.Process(run.pid)
         seen = []
         while run.poll() is None:
@@ -202,6 +211,12 @@ def measure_memory(model: str, device: str, texts: Sequence[str], count: int, me
 
 def _tag(tagger: Tagger, texts: Sequence[str]) -> list[TaggedArticle]:
     return list(tagger.tag_many(texts))
+
+
+def _lines(tagger: Tagger, texts: Sequence[str]) -> int:
+    """Tag texts in the chunks of `khabar score`, each result laid out by a worker; give the number of lines."""
+    chunks = in_chunks(texts, len, LOOK_AHEAD[tagger.device])
+    return sum(map(len, tagger.map_chunks(result_line, chunks)))
 
 
 def _tag_unprepared(
@@ -258,9 +273,7 @@ def main() -> None:
     texts = [article.text for article in read_articles(options.articles)]
     results: list[dict[str, Any]] = []
     if options.memory:
-        results += [
-            measure_memory(options.model, options.device, texts, count, options.words) for count in options.memory
-        ]
+        results += [measure_memory(texts, count, options) for count in options.memory]
     else:
         tagger = load(options.model, device=options.device, workers=options.workers)
         device = tagger.model.device

@@ -1,49 +1,61 @@
-"""Attention as two products and a softmax, for CPUs on which that is faster than torch's fused kernel.
+"""Ways of attending that suit a device better than the one torch would choose there.
 
-Changes how a transformers model attends, not to what. Knows nothing of texts, or of what asks for it.
+On some CPUs two products and a softmax are faster than torch's fused kernel. On a GPU torch may choose cuDNN's, which
+plans anew for each shape that it meets, and articles come in thousands of shapes. Changes how a transformers model
+attends, not to what. Knows nothing of texts, or of what asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-_NAME = "khabar_written_out"  # among transformers' ways of attending
+_WRITTEN_OUT, _ON_GPU = "khabar_written_out", "khabar_on_gpu"  # among transformers' ways of attending
 _MOST_SCORES = 2**20  # at a time, or a row's: what a cache holds
 _LONGEST = 1024  # pieces; beyond, torch's kernel is as fast and never holds all of a row's scores
+_ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernel
+_LEAST_CAPABILITY = (8, 0)  # of a GPU that computes in bfloat16
 
 
-def write_out_attention(model: nn.Module) -> None:
-    """Let a model write attention out in bfloat16, in inference mode, on a CPU where that pays; else nothing changes.
+def suit_attention(model: nn.Module, *, bf16_on_cpu: bool = False) -> None:
+    """Let a model attend as suits its device, in inference mode; else nothing changes.
 
-    torch's fused kernel leaves bfloat16 arithmetic to the library it multiplies with, which without AMX is as slow as
-    in float32; oneDNN is not. Scores are rounded to bfloat16 before the softmax, as in transformers' eager attention.
+    On a CPU, in bfloat16, where `pays` says so, attention is written out: torch's fused kernel leaves that arithmetic
+    to the library it multiplies with, which without AMX is as slow as in float32; oneDNN is not. Scores are rounded to
+    bfloat16 before the softmax, as in transformers' eager attention.
+
+    On an NVIDIA GPU it is torch's memory-efficient kernel for every batch, and what hides padding is made once a pass,
+    without the computer waiting for the GPU to see whether there is some.
 
     Args:
         model: Any model on the device it is to run on; of it, what attends through torch's kernel is changed.
+        bf16_on_cpu: Whether oneDNN will compute its products in bfloat16, under autocast, if it is on a CPU.
     """
-    if not pays():
-        return
-    make_known()
     for module in model.modules():
-        if not isinstance(module, PreTrainedModel) or module.device.type != "cpu":
+        if not isinstance(module, PreTrainedModel) or module.config._attn_implementation != "sdpa":
             continue
-        if module.config._attn_implementation == "sdpa":
-            module.set_attn_implementation(_NAME)
+        if module.device.type == "cpu" and bf16_on_cpu and pays():
+            make_known()
+            module.set_attn_implementation(_WRITTEN_OUT)
+        elif module.device.type == "cuda" and _is_capable(module.device):
+            make_known()
+            module.set_attn_implementation(_ON_GPU)
 
 
 def make_known() -> None:
-    """Let transformers find this way of attending by its name, which a model's configuration then holds."""
+    """Let transformers find these ways of attending by their names, one of which a model's configuration then holds."""
     # Loaded with the models that attend; without one it takes much along that khabar needs nothing of.
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    AttentionInterface.register(_NAME, attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    AttentionInterface.register(_WRITTEN_OUT, attend_written_out)
+    AttentionMaskInterface.register(_WRITTEN_OUT, sdpa_mask)
+    AttentionInterface.register(_ON_GPU, attend_on_gpu)
+    AttentionMaskInterface.register(_ON_GPU, hide_on_gpu)
 
 
 def pays() -> bool:
@@ -52,7 +64,11 @@ def pays() -> bool:
     return bool(has.get("avx512_bf16")) and not has.get("amx_tile")
 
 
-def attend(
+def _is_capable(gpu: torch.device) -> bool:
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(gpu) >= _LEAST_CAPABILITY
+
+
+def attend_written_out(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -62,7 +78,7 @@ def attend(
     dropout: float = 0.0,
     **given: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from queries to keys: written out where that is what `write_out_attention` promises, else as sdpa does.
+    """Attend from queries to keys: written out where that is what `suit_attention` promises, else as sdpa does.
 
     Args:
         module: The attention layer.
@@ -109,3 +125,87 @@ def attend(
             scores += hidden[some]
         attended[some] = torch.matmul(scores.softmax(-1), value[some]).transpose(1, 2)
     return attended, None
+
+
+def hide_on_gpu(**given: Any) -> Tensor | None:
+    """Make a pass's mask, as transformers asks for it; in inference mode as what is added to scores.
+
+    Args:
+        given: What transformers' `sdpa_mask` takes.
+
+    Returns:
+        (rows, 1, pieces, pieces) in the precision of the pass: zero where a piece looks, else very low. Outside
+        inference mode, or on another device, what `sdpa_mask` gives.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    if not torch.is_inference_mode_enabled() or torch.device(given["device"]).type != "cuda":
+        return sdpa_mask(**given)
+    # Whether all is seen would have to be asked of the GPU, which has other work to do before.
+    seen = cast("Tensor", sdpa_mask(**given | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}))
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else given["dtype"]
+    return added_to_scores(seen, dtype)
+
+
+def added_to_scores(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn what pieces see into what is added to their scores, in rows that begin where the GPU's kernel can read them.
+
+    Args:
+        seen: (…, queries, keys) bool.
+        dtype: Of the scores.
+
+    Returns:
+        The same shape: zero where it is true, else very low.
+    """
+    *others, n_keys = seen.shape
+    added = torch.zeros(*others, -(-n_keys // _ALIGNED) * _ALIGNED, dtype=dtype, device=seen.device)[..., :n_keys]
+    return added.masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def attend_on_gpu(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **given: Any,
+) -> tuple[Tensor, None]:
+    """Attend from queries to keys: by the memory-efficient kernel with what `hide_on_gpu` made, else as sdpa does.
+
+    Args:
+        module: The attention layer.
+        query: (rows, heads, pieces, head width), like key and value.
+        key: See there.
+        value: See there.
+        attention_mask: What `hide_on_gpu` gave.
+        scaling: What scores are multiplied by; None stands for one over the root of the head width.
+        dropout: Share of the weights that is dropped.
+        given: What else transformers hands on.
+
+    Returns:
+        (rows, pieces, heads, head width), and no weights.
+    """
+    if not (
+        query.device.type == "cuda"
+        and attention_mask is not None
+        and attention_mask.dtype == query.dtype == key.dtype == value.dtype
+        and attention_mask.stride(-2) % _ALIGNED == 0
+        and query.shape == key.shape == value.shape
+        and query.shape[-1] % _ALIGNED == 0
+        and not torch.is_grad_enabled()
+        and not dropout
+        and given.get("position_bias") is None
+        and given.get("softcap") is None
+    ):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **given
+        )
+    rows, heads, pieces, _ = query.shape
+    added = attention_mask.expand(rows, heads, pieces, pieces)
+    # torch's own choice goes by settings of the whole process, in which cuDNN's kernel comes first.
+    attended = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, added, compute_log_sumexp=False, scale=scaling
+    )[0]
+    return attended.transpose(1, 2).contiguous(), None

@@ -224,7 +224,10 @@ def _digest(before: str, rows: Iterable[PlacedRow]) -> str:
     """Digest rows behind those of a digest."""
     digest = hashlib.blake2b(before.encode(), digest_size=16)
     for placed in rows:
-        digest.update(repr(placed).encode("utf-8", "backslashreplace"))
+        text = ""
+        if isinstance(placed.row, Article):  # whose text is as long as all else is short, and slow to represent
+            text, placed = placed.row.text, placed._replace(row=replace(placed.row, text=""))
+        digest.update(f"{placed!r}{text}".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
 
 

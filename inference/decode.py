@@ -126,7 +126,9 @@ def decode(
         crf: The model's CRF, on the CPU.
         labels: The model's labels, temperatures, thresholds and bands.
     """
-    segment_scores, article_scores = (scores.tolist() for scores in logits.topic_probabilities(labels.temperatures))
+    segment_scores, article_scores = (
+        scores.numpy().tolist() for scores in logits.topic_probabilities(labels.temperatures)
+    )
     emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
     spans = spans_from_paths(crf.viterbi(emissions, mask))
     probabilities = crf.entity_probabilities(emissions, mask, spans)
@@ -206,13 +208,13 @@ class _FoundEntities:
         end = bisect_left(self.spans, stop_row, begin, key=itemgetter(0))
         # Where each segment's words begin among the article's.
         first_words = np.searchsorted(places.word_segments, np.arange(len(places.segments))).tolist()
+        words = places.words.tolist()
         entities = []
         for index in range(begin, end):
             row, first, stop, label = self.spans[index]
             before = first_words[row - first_row]
-            word_start, word_end = places.words[before + first].tolist()
-            last = int(places.words[before + stop - 1, 1])
-            start = _without_proclitics(text, (word_start, word_end), self.proclitics[index])
+            start = _without_proclitics(text, words[before + first], self.proclitics[index])
+            last = words[before + stop - 1][1]
             entities.append(
                 Entity(
                     label=self.labels.entities[label],
@@ -225,7 +227,7 @@ class _FoundEntities:
         return tuple(entities)
 
 
-def _without_proclitics(text: str, word: tuple[int, int], lengths: Sequence[int]) -> int:
+def _without_proclitics(text: str, word: Sequence[int], lengths: Sequence[int]) -> int:
     """Where the name starts in its first word: behind the most probable number of letters that may stand there."""
     start, end = word
     for n_letters in lengths:

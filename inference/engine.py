@@ -1,4 +1,4 @@
-"""Runs a model over chunks of articles: encode, plan, forward, decode, gather, each in a thread of its own.
+"""Runs a model over chunks of articles: encode, plan, ready, forward, decode, gather, each in a thread of its own.
 
 On a CPU, forward and decode of several batches run at once, each in a thread with its share of the processors.
 Turns lists of articles into lists of results, in order. Holds a few chunks at a time; knows nothing of files.
@@ -6,24 +6,29 @@ Turns lists of articles into lists of results, in order. Holds a few chunks at a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import torch
 
 from khabar.inference.decode import Labels
-from khabar.inference.forward import Forward, Pass, Work
+from khabar.inference.forward import Forward, Pass
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.stages import Closed, Step, run_stages
 from khabar.inference.threads import done_at_once, lanes
+from khabar.inference.work import Sealed, Work
 from khabar.inference.workers import TextWork, Workers, result_of
 from khabar.models.article import Article
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 
-CHUNKS_AHEAD = 2  # while one is at the model, the next is encoded; and one more for each worker
+# While one chunk is at the model, the next is encoded. With workers one more is planned meanwhile, and as many encoded
+# as give each of them something to do.
+CHUNKS_AHEAD = 2
 ENCODED_TOGETHER = 512  # articles: workers share a GPU's chunk among them
 QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each pass that runs beside another
 
@@ -43,7 +48,15 @@ class _Encoding:
     """A chunk on its way through a tokenizer."""
 
     chunk: _Chunk
-    encoded: Sequence[Future[list[EncodedArticle]]]
+    encoded: Sequence[Future[Sealed[list[EncodedArticle]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planning:
+    """A chunk that is being planned."""
+
+    chunk: _Chunk
+    works: Future[list[Work]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +112,15 @@ class Engine:
             KhabarError: If a text is not valid Unicode.
             Whatever `chunks` raises, once the results before it are out.
         """
-        more, at_once = self._workers.n, self._passes.at_once
-        return run_stages(
-            chunks,
+        workers, at_once = self._workers.n, self._passes.at_once
+        chunks = iter(chunks)
+        first = list(islice(chunks, 1))
+        n_parts = sum(math.ceil(len(articles) / ENCODED_TOGETHER) for articles in first) or 1
+        yield from run_stages(
+            chain(first, chunks),
             self._steps if at_once == 1 else self._steps_at_once,
-            ahead=CHUNKS_AHEAD + more,
-            queue_length=QUEUE_LENGTH + more + at_once - 1,
+            ahead=CHUNKS_AHEAD + (1 + math.ceil(workers / n_parts) if workers else 0),
+            queue_length=QUEUE_LENGTH + workers + at_once - 1,
         )
 
     def run_one(self, article: Article) -> Any:
@@ -117,26 +133,33 @@ class Engine:
 
     @property
     def _steps(self) -> list[Step]:
-        return [self._encode, self._plan, self._forward, self._decode, self._gather]
+        return [self._encode, self._plan, self._ready, self._forward, self._decode, self._gather]
 
     @property
     def _steps_at_once(self) -> list[Step]:
-        return [self._encode, self._plan, self._share_out, self._arrived, self._gather]
+        return [self._encode, self._plan, self._ready, self._share_out, self._arrived, self._gather]
 
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for articles in chunks:
-            parts = [articles[start : start + ENCODED_TOGETHER] for start in range(0, len(articles), ENCODED_TOGETHER)]
-            yield _Encoding(
-                chunk=_Chunk(articles=articles), encoded=[self._workers.submit(TextWork.encode, part) for part in parts]
+            starts = range(0, len(articles), ENCODED_TOGETHER)
+            parts = [articles[start : start + ENCODED_TOGETHER] for start in starts]
+            encoded = [self._workers.submit(TextWork.encode, part) for part in parts]
+            yield _Encoding(chunk=_Chunk(articles=articles), encoded=encoded)
+
+    def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planning]:
+        for encoding in chunks:
+            parts = [result_of(part) for part in encoding.encoded]
+            yield _Planning(
+                chunk=encoding.chunk, works=self._workers.submit(TextWork.plan, parts, self._passes.planning)
             )
 
-    def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planned]:
-        for encoding in chunks:
-            encoded = [article for part in encoding.encoded for article in result_of(part)]
-            if not encoded:
-                yield _Planned(chunk=encoding.chunk, work=None)
-            for work in self._passes.plan(encoded):
-                yield _Planned(chunk=encoding.chunk, work=work)
+    def _ready(self, chunks: Iterator[_Planning]) -> Iterator[_Planned]:
+        for planning in chunks:
+            works = result_of(planning.works)
+            if not works:
+                yield _Planned(chunk=planning.chunk, work=None)
+            for work in works:
+                yield _Planned(chunk=planning.chunk, work=self._passes.ready(work))
 
     def _forward(self, works: Iterator[_Planned]) -> Iterator[_Passed]:
         for planned in works:

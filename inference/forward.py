@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Logits
-from khabar.inference.planning import plan_batches
-from khabar.models.batch import Batch, WindowSettings, collate
+from khabar.inference.work import Planning, Work
+from khabar.models.batch import WindowSettings
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 from khabar.models.model import KhabarModel, KhabarOutput
@@ -28,21 +28,6 @@ BATCH_PIECES = {"cpu": 2048, "cuda": 65536}  # a CPU: what its caches hold
 # How memory that runs out shows where it is no OutOfMemoryError: a CPU's, oneDNN's (for other reasons it cannot make a
 # primitive's descriptor), and that of CUDA's own libraries.
 _OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|could not create a primitive(?! descriptor)|ALLOC_FAILED")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Some of a list's articles, ready for the model.
-
-    Attributes:
-        indices: Their places in the list.
-        encoded: The articles.
-        batch: The same as tensors.
-    """
-
-    indices: Sequence[int]
-    encoded: Sequence[EncodedArticle]
-    batch: Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,32 +76,42 @@ class Forward:
         self._model = model
         self._device = model.device
         self._bf16 = bf16
-        self._windows = WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride)
-        self._batch_pieces = batch_pieces or BATCH_PIECES[self._device.type]
-        self.at_once = at_once
+        self.planning = Planning(
+            windows=WindowSettings.from_tokenizer(tokenizer, window=model.config.window, stride=model.config.stride),
+            batch_pieces=batch_pieces or BATCH_PIECES[self._device.type],
+            at_once=at_once,
+        )
         self._places = threading.BoundedSemaphore(at_once)  # each pass takes one, or, to be alone, all
         self._clearing = threading.Lock()
 
-    def plan(self, encoded: Sequence[EncodedArticle]) -> Iterator[Work]:
+    @property
+    def at_once(self) -> int:
+        """Works that may be run at the same time."""
+        return self.planning.at_once
+
+    def plan(self, encoded: Sequence[EncodedArticle]) -> list[Work]:
         """Cut a list of articles into work of like length; together each article once."""
-        batches = plan_batches(
-            [one.n_pieces for one in encoded],
-            window=self._windows.window,
-            stride=self._windows.stride,
-            batch_pieces=self._batch_pieces,
-            at_once=self.at_once,
-        )
-        for indices in batches:
-            yield self._work(indices, [encoded[index] for index in indices])
+        return [self.ready(work) for work in self.planning.works(encoded)]
+
+    def ready(self, work: Work) -> Work:
+        """Lay work that was planned elsewhere where the device reads it while the computer does something else."""
+        if self._device.type != "cuda":
+            return work
+        pinned = {name: tensor.pin_memory() for name, tensor in work.batch.tensors().items()}
+        return replace(work, batch=replace(work.batch, **pinned))
 
     def run(self, work: Work) -> Iterator[Pass]:
         """Run the model over work: whole, or in halves where it does not fit the memory, in the end alone."""
         waiting = [work]
         while waiting:
             part = waiting.pop()
+            if self._is_too_large(part):  # planned before that was known
+                waiting += reversed(self._halves(part))
+                continue
             with self._places:
                 done = self._pass(part)
             if done.output is None and len(part.indices) > 1:
+                self._learn(part)
                 waiting += reversed(self._halves(part))
                 continue
             if done.output is None and self.at_once > 1:
@@ -139,13 +134,6 @@ class Forward:
             "allowed: shorter texts, or a device with more"
         )
 
-    def _work(self, indices: Sequence[int], encoded: Sequence[EncodedArticle]) -> Work:
-        batch = collate(encoded, self._windows)
-        if self._device.type == "cuda":
-            # From pinned memory the copy to the GPU goes on while this thread does something else.
-            batch = replace(batch, **{name: tensor.pin_memory() for name, tensor in batch.tensors().items()})
-        return Work(indices=indices, encoded=encoded, batch=batch)
-
     @torch.inference_mode()
     def _pass(self, work: Work) -> Pass:
         device = self._device
@@ -160,7 +148,7 @@ class Forward:
                 return Pass(work=work, output=output)
             tensors = {item.name: getattr(output, item.name) for item in fields(output) if item.name != "loss"}
             output = KhabarOutput(**{name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()})
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event(blocking=True)  # who waits leaves the processor to others
             arrived.record(torch.cuda.current_stream(device))  # of this GPU, which need not be the first
             return Pass(work=work, output=output, arrived=arrived)
         except (torch.cuda.OutOfMemoryError, MemoryError):
@@ -170,12 +158,15 @@ class Forward:
                 raise
             return Pass(work=work, output=None)
 
-    def _halves(self, work: Work) -> list[Work]:
-        """Cut work in two, and let no later batch be as large as it was."""
+    def _is_too_large(self, work: Work) -> bool:
+        return len(work.indices) > 1 and work.n_pieces > self.planning.batch_pieces
+
+    def _learn(self, work: Work) -> None:
+        """Let no later batch be as large as one that did not fit."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        n_pieces = sum(one.n_pieces for one in work.encoded)
-        self._batch_pieces = max(1, min(self._batch_pieces, n_pieces // 2))
-        log.warning("out of memory on %s at %s pieces; goes on with half as many", self._device, f"{n_pieces:,}")
-        middle = len(work.indices) // 2
-        return [self._work(work.indices[half], work.encoded[half]) for half in (slice(middle), slice(middle, None))]
+        self.planning = self.planning.smaller(work.n_pieces // 2)
+        log.warning("out of memory on %s at %s pieces; goes on with half as many", self._device, f"{work.n_pieces:,}")
+
+    def _halves(self, work: Work) -> list[Work]:
+        return [self.ready(half) for half in work.halves(self.planning.windows)]

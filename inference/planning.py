@@ -27,7 +27,7 @@ class LookAhead:
 # few articles are in it: of 512, those of like length do not fill one.
 LOOK_AHEAD = {
     "cpu": LookAhead(articles=512, characters=2_000_000),
-    "cuda": LookAhead(articles=2048, characters=8_000_000),
+    "cuda": LookAhead(articles=4096, characters=16_000_000),
 }
 MAX_PADDING = 0.05  # of a batch, unless it is small
 SMALL = 16  # a batch below this part of its most pieces is small: many tiny batches cost more than padding

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from khabar.inference.attention import make_known, write_out_attention
+from khabar.inference.attention import make_known, suit_attention
 from khabar.models.kernels import bound_kernels
 
 # Rows that a layout is chosen for. With more or fewer it is as good: from 33 to 4,000, no difference was measured.
@@ -45,8 +45,8 @@ def prepare(model: nn.Module, *, bf16: bool = False) -> None:
 
     On an x86 CPU weights are prepacked for oneDNN, whose float32 products use what the processor has whoever made it.
     Elsewhere, in bfloat16, they are held rounded, as autocast rounds them at each pass: the same results from fewer
-    operations. In bfloat16 attention too is computed as suits a CPU, see attention.py. Outside inference mode, as in
-    training, and in the weights that are saved, layers are what they were.
+    operations. Attention too is computed as suits the device, see attention.py. Outside inference mode, as in training,
+    and in the weights that are saved, layers are what they were.
 
     Layers readied before are readied anew. So are weights that were changed or moved since, at the next pass; but a
     change that torch is not told of, through `weight.data`, shows only after another call, and so does any change
@@ -58,8 +58,7 @@ def prepare(model: nn.Module, *, bf16: bool = False) -> None:
         bf16: Whether its products will be computed in bfloat16, under autocast.
     """
     bound_kernels()
-    if bf16 and can_prepack(bf16=True):
-        write_out_attention(model)
+    suit_attention(model, bf16_on_cpu=bf16 and can_prepack(bf16=True))
     for module in model.modules():
         if type(module) is nn.Linear and _has_weight(module):
             module.__class__ = PreparedLinear

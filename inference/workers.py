@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from khabar.inference.decode import Labels, Logits, decode
 from khabar.inference.results import TaggedArticle
 from khabar.inference.threads import done_at_once
+from khabar.inference.work import Planning, Sealed, Work
 from khabar.models.article import Article
 from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import EncodedArticle, encode_articles
@@ -44,26 +46,32 @@ class TextWork:
     max_segment_words: int
     crf: LinearChainCRF  # on the CPU
 
-    def encode(self, articles: Sequence[Article]) -> list[EncodedArticle]:
+    def encode(self, articles: Sequence[Article]) -> Sealed[list[EncodedArticle]]:
         """Encode articles; segments that they have are kept."""
-        return encode_articles(
-            [article.text for article in articles],
-            self.tokenizer,
-            max_segment_words=self.max_segment_words,
-            segments=[article.segment_spans for article in articles],
+        return Sealed(
+            encode_articles(
+                [article.text for article in articles],
+                self.tokenizer,
+                max_segment_words=self.max_segment_words,
+                segments=[article.segment_spans for article in articles],
+            )
         )
+
+    def plan(self, parts: Sequence[Sealed[list[EncodedArticle]]], planning: Planning) -> list[Work]:
+        """Put a list's articles, encoded in parts, together for forward passes."""
+        return planning.works([article for part in parts for article in part.open()])
 
     @torch.inference_mode()
     def decode(
         self,
         articles: Sequence[Article],
-        encoded: Sequence[EncodedArticle],
+        encoded: Sealed[Sequence[EncodedArticle]],
         logits: Logits,
         labels: Labels,
         finish: Callable[[TaggedArticle], Any],
     ) -> list[Any]:
         """Read the results of one forward pass, and finish them."""
-        return list(map(finish, decode(articles, encoded, logits, self.crf, labels)))
+        return list(map(finish, decode(articles, encoded.open(), logits, self.crf, labels)))
 
     def parts(self) -> _Parts:
         """Give what another process makes the same from.
@@ -85,8 +93,9 @@ class TextWork:
 class Workers:
     """Does the work in n processes, or, with none, at once in the thread that asks.
 
-    The processes start when they are first needed, one import of torch each, and end with `close` or with this
-    process, however that ends. They are new interpreters: a script that uses them must not start them on import.
+    The processes start when they are first needed, and end with `close` or with this process, however that ends. They
+    are new interpreters, forked where that can be from one that has imported torch for all of them: a script that uses
+    them must not start them on import.
 
     Args:
         n: Number of processes.
@@ -125,9 +134,7 @@ class Workers:
             return done_at_once(step, self._work, *arguments)
         with self._starting:
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(
-                    self.n, multiprocessing.get_context("spawn"), initializer=_start, initargs=(self._work.parts(),)
-                )
+                self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(self._work.parts(),))
             try:
                 return self._pool.submit(_do, step, arguments)
             except BrokenProcessPool as error:
@@ -205,6 +212,15 @@ def _ended() -> KhabarError:
     return KhabarError("a worker process ended unexpectedly, by lack of memory or a signal; fewer workers need less")
 
 
+def _context() -> BaseContext:
+    """Give the way to start processes: where there is a fork server, one import of torch for all of them."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 _work_here: TextWork | None = None  # in a worker process
 
 
@@ -228,6 +244,14 @@ def _leave_with(parent: Any) -> None:
 
 
 def _do(step: Callable[..., Any], arguments: Sequence[Any]) -> _Packed:
+    gc.disable()  # it would look again and again through thousands of objects that all stay until the end
+    try:
+        return _done(step, arguments)
+    finally:
+        gc.enable()
+
+
+def _done(step: Callable[..., Any], arguments: Sequence[Any]) -> _Packed:
     try:
         found = (argument.found() if isinstance(argument, _Sent) else argument for argument in arguments)
         result = step(_work_here, *found)

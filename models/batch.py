@@ -6,11 +6,13 @@ batch, and index tensors between them. Knows nothing of labels or models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -61,6 +63,14 @@ class Batch:
     def tensors(self) -> dict[str, Tensor]:
         """Give the tensors by name, as the model's forward takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[dict[str, NDArray[Any]]]]:
+        """Travel as arrays: torch sends tensors of other processes through shared memory, or slowly."""
+        return _of_arrays, ({name: tensor.numpy() for name, tensor in self.tensors().items()},)
+
+
+def _of_arrays(arrays: dict[str, NDArray[Any]]) -> Batch:
+    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def collate(articles: Sequence[EncodedArticle], settings: WindowSettings) -> Batch:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from khabar.models.errors import KhabarError
 from khabar.models.segments import split_segments
+from khabar.models.text import Cutter
 from khabar.models.words import split_words
 
 Span = tuple[int, int]
@@ -61,14 +62,7 @@ def encode_articles(
     for text in texts:
         _check_unicode(text)
     given = segments if segments is not None else [None] * len(texts)
-    # backend_tokenizer, not __call__: no padding, no truncation, no warning about length, no copying of lists.
-    backend = tokenizer.backend_tokenizer
-    # A call of the tokenizer with padding or truncation leaves both on behind it.
-    if backend.padding is not None:
-        backend.no_padding()
-    if backend.truncation is not None:
-        backend.no_truncation()
-    encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    encodings = Cutter.of(tokenizer).cut(texts)
     return [
         _encode(text, encoding.ids, encoding.offsets, spans or split_segments(text, max_words=max_segment_words))
         for text, encoding, spans in zip(texts, encodings, given, strict=True)

@@ -5,11 +5,12 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoModel, BertConfig, ModernBertConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from khabar.inference import attention
-from khabar.inference.attention import attend, write_out_attention
+from khabar.inference.attention import added_to_scores, attend_written_out, suit_attention
 from khabar.inference.prepared import can_prepack, prepare
 from khabar.models.folder import load_model, save_model
 
@@ -73,7 +74,7 @@ def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, monkey
     mask_ = None if seen is None else seen[:, None, None, :].expand(3, 1, 11, 11)
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask_, scaling=0.3)
     with torch.inference_mode():
-        got, weights = attend(Layer(), *states, mask_, scaling=0.3)
+        got, weights = attend_written_out(Layer(), *states, mask_, scaling=0.3)
     assert weights is None
     assert got.dtype == torch.bfloat16
     assert got.shape == (3, 11, 4, 8)
@@ -86,7 +87,7 @@ def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, monkey
 def test_of_nothing_it_makes_nothing(shape):
     none = torch.zeros(shape, dtype=torch.bfloat16)
     with torch.inference_mode():
-        got, _ = attend(Layer(), none, none, none, None)
+        got, _ = attend_written_out(Layer(), none, none, none, None)
     assert got.shape == (shape[0], shape[2], 4, 8)
 
 
@@ -110,7 +111,7 @@ def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, dtype, is_caus
     given = {"attention_mask": None, **given}
     with torch.inference_mode():
         expected, _ = sdpa_attention_forward(layer, *states, **given)
-        got, _ = attend(layer, *states, **given)
+        got, _ = attend_written_out(layer, *states, **given)
     assert torch.equal(got, expected)
 
 
@@ -118,7 +119,7 @@ def test_one_mask_can_serve_all_rows(states):
     mask = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask)
     with torch.inference_mode():
-        got, _ = attend(Layer(), *states, mask)
+        got, _ = attend_written_out(Layer(), *states, mask)
     torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
 
 
@@ -126,7 +127,7 @@ def test_an_encoder_says_what_it_said(encoder):
     with torch.inference_mode():
         exact = encode(encoder, enabled=False)
         before = encode(encoder)
-        write_out_attention(encoder)
+        suit_attention(encoder, bf16_on_cpu=True)
         after = encode(encoder)
     assert encoder.config._attn_implementation == OURS
     assert not torch.equal(after, before)
@@ -138,7 +139,7 @@ def test_outside_inference_mode_nothing_changes(encoder):
     before.square().sum().backward()
     gradients = [parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None]
     encoder.zero_grad()
-    write_out_attention(encoder)
+    suit_attention(encoder, bf16_on_cpu=True)
     after = encode(encoder)
     after.square().sum().backward()
     assert torch.equal(after, before)
@@ -151,7 +152,7 @@ def test_outside_inference_mode_nothing_changes(encoder):
 def test_in_float32_nothing_changes(encoder):
     with torch.inference_mode():
         before = encode(encoder, enabled=False)
-        write_out_attention(encoder)
+        suit_attention(encoder, bf16_on_cpu=True)
         assert torch.equal(encode(encoder, enabled=False), before)
 
 
@@ -179,7 +180,7 @@ def test_a_torch_that_does_not_say_what_the_processor_has_changes_nothing(tiny_m
 
 def test_a_model_that_attends_otherwise_by_choice_goes_on_so(encoder):
     encoder.set_attn_implementation("eager")
-    write_out_attention(encoder)
+    suit_attention(encoder, bf16_on_cpu=True)
     assert encoder.config._attn_implementation == "eager"
 
 
@@ -205,3 +206,68 @@ def test_a_prepared_model_works_in_another_process(tiny_model, tmp_path, on_its_
     )
     done = subprocess.run([sys.executable, "-c", program, path], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["3"]
+
+
+@pytest.mark.parametrize("n_keys", [8, 11])
+def test_what_is_added_to_scores_hides_what_is_not_seen(n_keys):
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, n_keys, 8)
+    seen = torch.rand(2, 1, 5, n_keys) > 0.5
+    seen[0, :, 0] = False  # as padding sees nothing far away
+    added = added_to_scores(seen, torch.float32)
+    assert added.shape == seen.shape
+    assert added.stride(-2) % 8 == 0
+    expected = functional.scaled_dot_product_attention(query, key, key, attn_mask=seen)
+    found = functional.scaled_dot_product_attention(query, key, key, attn_mask=added)
+    torch.testing.assert_close(found[seen.any(-1).expand(2, 3, 5)], expected[seen.any(-1).expand(2, 3, 5)])
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_that_comes_back_from_a_gpu_attends_as_before(name):
+    """Its configuration still says how it was done there."""
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(CONFIGS[name]).eval()
+    ids, mask = torch.randint(3, 50, (3, 11)), MASKS["padded"].long()
+    with torch.inference_mode():
+        expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        attention.make_known()
+        encoder.set_attn_implementation("khabar_on_gpu")
+        found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_gpu_attends_to_the_same(name, bf16, monkeypatch):
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(CONFIGS[name]).eval()
+    ids, mask = torch.randint(3, 50, (3, 11)), MASKS["padded"].long()
+    with torch.inference_mode():
+        expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    encoder.cuda()
+    suit_attention(encoder)
+    given = []
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_args, **_kwargs: given.append("sdpa"))
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+        found = encoder(input_ids=ids.cuda(), attention_mask=mask.cuda()).last_hidden_state
+    assert not given, "all layers took the kernel"
+    found, expected = found.cpu().float()[mask.bool()], expected[mask.bool()]
+    torch.testing.assert_close(found, expected, atol=0.1 if bf16 else 1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_pass_does_not_wait_for_the_gpu(name):
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(CONFIGS[name]).eval().cuda()
+    prepare(encoder, bf16=True)
+    ids, mask = torch.randint(3, 50, (3, 11)).cuda(), MASKS["padded"].long().cuda()
+    try:
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            encoder(input_ids=ids, attention_mask=mask)
+            torch.cuda.set_sync_debug_mode("error")
+            assert encoder(input_ids=ids, attention_mask=mask).last_hidden_state.shape == (3, 11, 32)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -160,3 +160,10 @@ def test_long_sequences_stay_finite():
     assert torch.isfinite(probabilities).all()
     assert float(probabilities.max()) <= 1.0
     torch.testing.assert_close(crf.marginals(emissions, mask).sum(-1), torch.ones(2, 500))
+
+
+def test_sequences_without_words_have_no_tags():
+    crf, mask = LinearChainCRF(2), torch.zeros(3, 4, dtype=torch.bool)
+    assert crf.viterbi(torch.randn(3, 4, 5), mask).eq(0).all()
+    assert crf.marginals(torch.randn(3, 4, 5), mask).eq(0).all()
+    assert crf.viterbi(torch.randn(3, 0, 5), mask[:, :0]).shape == (3, 0)

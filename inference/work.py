@@ -1,0 +1,105 @@
+"""Plans batches over encoded articles and lays each out as tensors: the work of a forward pass.
+
+Works on encoded articles; knows nothing of texts, models or devices. Works travel between processes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from khabar.inference.planning import plan_batches
+from khabar.models.batch import Batch, WindowSettings, collate
+from khabar.models.encoding import EncodedArticle
+
+T = TypeVar("T")
+
+
+class Sealed(Generic[T]):
+    """A value that is only carried here: it arrives from another process as bytes, and is sent on as the same bytes.
+
+    To unpack an article's many small objects takes a process longer than all else that it does for it.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._value: T | None = value
+        self._pickled: bytes | None = None
+
+    def open(self) -> T:
+        """Give the value; one that came from another process is unpacked each time."""
+        if self._pickled is not None:
+            return pickle.loads(self._pickled)  # type: ignore[no-any-return]  # noqa: S301  # by a process of our own
+        return self._value  # type: ignore[return-value]
+
+    def __getstate__(self) -> bytes:
+        """Give what is pickled."""
+        if self._pickled is not None:
+            return self._pickled
+        return pickle.dumps(self._value, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def __setstate__(self, pickled: bytes) -> None:
+        """Keep it as it came."""
+        self._value, self._pickled = None, pickled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Some of a list's articles, ready for the model.
+
+    Attributes:
+        indices: Their places in the list.
+        encoded: The articles.
+        n_pieces: Their length together, special pieces excluded.
+        batch: The same as tensors.
+    """
+
+    indices: Sequence[int]
+    encoded: Sealed[Sequence[EncodedArticle]]
+    n_pieces: int
+    batch: Batch
+
+    def halves(self, windows: WindowSettings) -> list[Work]:
+        """Cut work on two articles or more in two."""
+        encoded, middle = self.encoded.open(), len(self.indices) // 2
+        return [_work(self.indices[half], encoded[half], windows) for half in (slice(middle), slice(middle, None))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """How articles are put together for forward passes.
+
+    Attributes:
+        windows: How they are laid into windows.
+        batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone.
+        at_once: Works that will be run at the same time; a short list too is cut into as many.
+    """
+
+    windows: WindowSettings
+    batch_pieces: int
+    at_once: int = 1
+
+    def works(self, encoded: Sequence[EncodedArticle]) -> list[Work]:
+        """Cut a list of articles into work of like length; together each article once."""
+        batches = plan_batches(
+            [one.n_pieces for one in encoded],
+            window=self.windows.window,
+            stride=self.windows.stride,
+            batch_pieces=self.batch_pieces,
+            at_once=self.at_once,
+        )
+        return [_work(indices, [encoded[index] for index in indices], self.windows) for indices in batches]
+
+    def smaller(self, batch_pieces: int) -> Planning:
+        """Give the same with fewer pieces in a pass."""
+        return replace(self, batch_pieces=max(1, min(self.batch_pieces, batch_pieces)))
+
+
+def _work(indices: Sequence[int], encoded: Sequence[EncodedArticle], windows: WindowSettings) -> Work:
+    return Work(
+        indices=indices,
+        encoded=Sealed(encoded),
+        n_pieces=sum(one.n_pieces for one in encoded),
+        batch=collate(encoded, windows),
+    )
