@@ -64,30 +64,56 @@ _OF_WORDS = ("emissions", "proclitics")
 
 @dataclass(frozen=True, kw_only=True)
 class Logits:
-    """What one forward pass gives, in the computer's own memory, as arrays that processes can send to one another.
+    """What one forward pass gives, in the computer's own memory.
 
-    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words. Between processes only
-    what is said of real words travels: segments differ much in length, and half of what is computed is padding.
+    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words. What is said of words is in
+    bfloat16 where it was computed so. Between processes only real words travel, as arrays: segments differ much in
+    length, and half of what is computed is padding.
     """
 
-    segment_topics: NDArray[np.float32]
-    article_topics: NDArray[np.float32]
-    emissions: NDArray[np.float32]
-    proclitics: NDArray[np.float32]
-    word_mask: NDArray[np.bool_]
+    segment_topics: Tensor
+    article_topics: Tensor
+    emissions: Tensor
+    proclitics: Tensor
+    word_mask: Tensor
+
+    @classmethod
+    def of(cls, output: KhabarOutput, word_mask: Tensor, *, bf16: bool = False) -> Logits:
+        """Take a model's output; from a GPU it is then on its way.
+
+        Args:
+            output: On any device.
+            word_mask: The batch's, on the CPU.
+            bf16: Whether the model computed in bfloat16: that holds what is said of words, without loss.
+        """
+        words = torch.bfloat16 if bf16 else torch.float32
+        return cls(
+            segment_topics=output.segment_topic_logits.float().to("cpu", non_blocking=True),
+            article_topics=output.article_topic_logits.float().to("cpu", non_blocking=True),
+            emissions=output.emissions.to(words).to("cpu", non_blocking=True),
+            proclitics=output.proclitic_logits.to(words).to("cpu", non_blocking=True),
+            word_mask=word_mask,
+        )
 
     def __getstate__(self) -> dict[str, NDArray[Any]]:
-        """Give what is pickled."""
-        return vars(self) | {name: getattr(self, name)[self.word_mask] for name in _OF_WORDS}
+        """Give what is pickled: bfloat16, which numpy does not know, as integers."""
+        tensors: dict[str, Tensor] = vars(self) | {name: getattr(self, name)[self.word_mask] for name in _OF_WORDS}
+        return {
+            name: (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in tensors.items()
+        }
 
     def __setstate__(self, state: dict[str, NDArray[Any]]) -> None:
         """Lay words out again; padding becomes zeros."""
-        mask = state["word_mask"]
+        tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+        mask = tensors["word_mask"]
         for name in _OF_WORDS:
-            of_words = np.zeros((*mask.shape, state[name].shape[-1]), dtype=state[name].dtype)
-            of_words[mask] = state[name]
-            state[name] = of_words
-        vars(self).update(state)
+            of_words = tensors[name]
+            tensors[name] = of_words.new_zeros((*mask.shape, of_words.shape[-1]))
+            tensors[name][mask] = of_words
+            if of_words.dtype == torch.int16:
+                tensors[name] = tensors[name].view(torch.bfloat16)
+        vars(self).update(tensors)
 
     def topic_probabilities(self, temperatures: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Give the topics' probabilities of segments and of articles, shapes as the logits'.
@@ -95,19 +121,7 @@ class Logits:
         A topic's segments and article share a temperature: the article's score stays that of its best segment.
         """
         divisors = torch.tensor(temperatures)
-        segments, articles = torch.from_numpy(self.segment_topics), torch.from_numpy(self.article_topics)
-        return (segments / divisors).sigmoid(), (articles / divisors).sigmoid()
-
-    @classmethod
-    def of(cls, output: KhabarOutput, word_mask: Tensor) -> Logits:
-        """Take a model's output and a batch's mask, both on the CPU; nothing is copied but bfloat16."""
-        return cls(
-            segment_topics=output.segment_topic_logits.float().numpy(),
-            article_topics=output.article_topic_logits.float().numpy(),
-            emissions=output.emissions.float().numpy(),
-            proclitics=output.proclitic_logits.float().numpy(),
-            word_mask=word_mask.numpy(),
-        )
+        return (self.segment_topics / divisors).sigmoid(), (self.article_topics / divisors).sigmoid()
 
 
 def decode(
@@ -129,11 +143,10 @@ def decode(
     segment_scores, article_scores = (
         scores.numpy().tolist() for scores in logits.topic_probabilities(labels.temperatures)
     )
-    emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
-    spans = spans_from_paths(crf.viterbi(emissions, mask))
-    probabilities = crf.entity_probabilities(emissions, mask, spans)
+    spans = spans_from_paths(crf.viterbi(logits.emissions, logits.word_mask))
+    probabilities = crf.entity_probabilities(logits.emissions, logits.word_mask, spans)
     # (n_spans, lengths) of the proclitics on each entity's first word, most probable first.
-    proclitics = torch.from_numpy(logits.proclitics)[spans[:, 0], spans[:, 1]].argsort(dim=-1, descending=True)
+    proclitics = logits.proclitics[spans[:, 0], spans[:, 1]].float().argsort(dim=-1, descending=True)
     found = _FoundEntities(
         spans=spans.tolist(), probabilities=probabilities.tolist(), proclitics=proclitics.tolist(), labels=labels
     )

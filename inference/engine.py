@@ -23,7 +23,6 @@ from khabar.inference.threads import done_at_once, lanes
 from khabar.inference.work import Sealed, Work
 from khabar.inference.workers import TextWork, Workers, result_of
 from khabar.models.article import Article
-from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 
 # While one chunk is at the model, the next is encoded. With workers one more is planned meanwhile, and as many encoded
@@ -48,7 +47,7 @@ class _Encoding:
     """A chunk on its way through a tokenizer."""
 
     chunk: _Chunk
-    encoded: Sequence[Future[Sealed[list[EncodedArticle]]]]
+    encoded: Sequence[Future[Sealed]]
 
 
 @dataclass(frozen=True, kw_only=True)

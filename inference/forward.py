@@ -10,17 +10,17 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Logits
 from khabar.inference.work import Planning, Work
-from khabar.models.batch import WindowSettings
+from khabar.models.batch import WindowSettings, widen
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
-from khabar.models.model import KhabarModel, KhabarOutput
+from khabar.models.model import KhabarModel
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +32,17 @@ _OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|could not create a primitive(?
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """Work, and what the model gave for it: an output that may still be on its way, or None, without memory."""
+    """Work, and what the model gave for it: logits that may still be on their way, or None, without memory."""
 
     work: Work
-    output: KhabarOutput | None
-    arrived: torch.cuda.Event | None = None  # when the output is in the computer's own memory
+    given: Logits | None
+    arrived: torch.cuda.Event | None = None  # when they are in the computer's own memory
 
     def logits(self) -> Logits | None:
         """Wait for the logits; None for an article for which the device has too little memory."""
-        if self.output is None:
-            return None
         if self.arrived is not None:
             self.arrived.synchronize()
-        return Logits.of(self.output, self.work.batch.word_mask)
+        return self.given
 
 
 class Forward:
@@ -110,11 +108,11 @@ class Forward:
                 continue
             with self._places:
                 done = self._pass(part)
-            if done.output is None and len(part.indices) > 1:
+            if done.given is None and len(part.indices) > 1:
                 self._learn(part)
                 waiting += reversed(self._halves(part))
                 continue
-            if done.output is None and self.at_once > 1:
+            if done.given is None and self.at_once > 1:
                 with self._alone():
                     done = self._pass(part)
             yield done
@@ -142,21 +140,23 @@ class Forward:
             # for ever where another one compiles.
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
                 output = self._model(
-                    **{name: tensor.to(device, non_blocking=True) for name, tensor in work.batch.tensors().items()}
+                    **{
+                        name: widen(tensor.to(device, non_blocking=True))
+                        for name, tensor in work.batch.tensors().items()
+                    }
                 )
+            logits = Logits.of(output, work.batch.word_mask, bf16=self._bf16)
             if device.type != "cuda":
-                return Pass(work=work, output=output)
-            tensors = {item.name: getattr(output, item.name) for item in fields(output) if item.name != "loss"}
-            output = KhabarOutput(**{name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()})
+                return Pass(work=work, given=logits)
             arrived = torch.cuda.Event(blocking=True)  # who waits leaves the processor to others
             arrived.record(torch.cuda.current_stream(device))  # of this GPU, which need not be the first
-            return Pass(work=work, output=output, arrived=arrived)
+            return Pass(work=work, given=logits, arrived=arrived)
         except (torch.cuda.OutOfMemoryError, MemoryError):
-            return Pass(work=work, output=None)
+            return Pass(work=work, given=None)
         except RuntimeError as error:
             if not _OUT_OF_MEMORY.search(str(error)):
                 raise
-            return Pass(work=work, output=None)
+            return Pass(work=work, given=None)
 
     def _is_too_large(self, work: Work) -> bool:
         return len(work.indices) > 1 and work.n_pieces > self.planning.batch_pieces

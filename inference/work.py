@@ -5,43 +5,38 @@ Works on encoded articles; knows nothing of texts, models or devices. Works trav
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from khabar.inference.planning import plan_batches
 from khabar.models.batch import Batch, WindowSettings, collate
-from khabar.models.encoding import EncodedArticle
-
-T = TypeVar("T")
+from khabar.models.encoding import EncodedArticle, from_arrays, to_arrays
 
 
-class Sealed(Generic[T]):
-    """A value that is only carried here: it arrives from another process as bytes, and is sent on as the same bytes.
+class Sealed:
+    """Encoded articles that are only carried here: they arrive from another process as arrays, and are sent on as such.
 
     To unpack an article's many small objects takes a process longer than all else that it does for it.
     """
 
-    def __init__(self, value: T) -> None:
-        self._value: T | None = value
-        self._pickled: bytes | None = None
+    def __init__(self, articles: Sequence[EncodedArticle]) -> None:
+        self._articles: Sequence[EncodedArticle] | None = articles
+        self._arrays: list[NDArray[np.int32]] = []
 
-    def open(self) -> T:
-        """Give the value; one that came from another process is unpacked each time."""
-        if self._pickled is not None:
-            return pickle.loads(self._pickled)  # type: ignore[no-any-return]  # noqa: S301  # by a process of our own
-        return self._value  # type: ignore[return-value]
+    def open(self) -> Sequence[EncodedArticle]:
+        """Give the articles; those that came from another process are taken out of the arrays each time."""
+        return from_arrays(self._arrays) if self._articles is None else self._articles
 
-    def __getstate__(self) -> bytes:
+    def __getstate__(self) -> list[NDArray[np.int32]]:
         """Give what is pickled."""
-        if self._pickled is not None:
-            return self._pickled
-        return pickle.dumps(self._value, protocol=pickle.HIGHEST_PROTOCOL)
+        return self._arrays if self._articles is None else to_arrays(self._articles)
 
-    def __setstate__(self, pickled: bytes) -> None:
+    def __setstate__(self, arrays: list[NDArray[np.int32]]) -> None:
         """Keep it as it came."""
-        self._value, self._pickled = None, pickled
+        self._articles, self._arrays = None, arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +51,7 @@ class Work:
     """
 
     indices: Sequence[int]
-    encoded: Sealed[Sequence[EncodedArticle]]
+    encoded: Sealed
     n_pieces: int
     batch: Batch
 

@@ -30,7 +30,7 @@ from khabar.inference.threads import done_at_once
 from khabar.inference.work import Planning, Sealed, Work
 from khabar.models.article import Article
 from khabar.models.crf import LinearChainCRF
-from khabar.models.encoding import EncodedArticle, encode_articles
+from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class TextWork:
     max_segment_words: int
     crf: LinearChainCRF  # on the CPU
 
-    def encode(self, articles: Sequence[Article]) -> Sealed[list[EncodedArticle]]:
+    def encode(self, articles: Sequence[Article]) -> Sealed:
         """Encode articles; segments that they have are kept."""
         return Sealed(
             encode_articles(
@@ -57,7 +57,7 @@ class TextWork:
             )
         )
 
-    def plan(self, parts: Sequence[Sealed[list[EncodedArticle]]], planning: Planning) -> list[Work]:
+    def plan(self, parts: Sequence[Sealed], planning: Planning) -> list[Work]:
         """Put a list's articles, encoded in parts, together for forward passes."""
         return planning.works([article for part in parts for article in part.open()])
 
@@ -65,7 +65,7 @@ class TextWork:
     def decode(
         self,
         articles: Sequence[Article],
-        encoded: Sealed[Sequence[EncodedArticle]],
+        encoded: Sealed,
         logits: Logits,
         labels: Labels,
         finish: Callable[[TaggedArticle], Any],

@@ -28,12 +28,12 @@ class EncodedArticle:
     """
 
     n_characters: int
-    input_ids: NDArray[np.int64]  # (n_pieces,) without special pieces
-    piece_segments: NDArray[np.int64]  # (n_pieces,) index into segments, rising
+    input_ids: NDArray[np.integer]  # (n_pieces,) without special pieces
+    piece_segments: NDArray[np.integer]  # (n_pieces,) index into segments, rising
     segments: tuple[Span, ...]
-    words: NDArray[np.int32]  # (n_words, 2) spans; an array, since processes send it to one another
-    word_pieces: NDArray[np.int64]  # (n_words,) index of each word's first piece
-    word_segments: NDArray[np.int64]  # (n_words,) index into segments, rising
+    words: NDArray[np.int32]  # (n_words, 2) spans
+    word_pieces: NDArray[np.integer]  # (n_words,) index of each word's first piece
+    word_segments: NDArray[np.integer]  # (n_words,) index into segments, rising
 
     @property
     def n_pieces(self) -> int:
@@ -67,6 +67,51 @@ def encode_articles(
         _encode(text, encoding.ids, encoding.offsets, spans or split_segments(text, max_words=max_segment_words))
         for text, encoding, spans in zip(texts, encodings, given, strict=True)
     ]
+
+
+def to_arrays(articles: Sequence[EncodedArticle]) -> list[NDArray[np.int32]]:
+    """Put encoded articles end to end into a few arrays, to be sent somewhere or kept.
+
+    Returns:
+        (n_articles, 4) numbers of characters, pieces, segments and words; (n_pieces,) ids; (n_segments, 3) spans and
+        numbers of pieces; (n_words, 3) spans and first pieces.
+    """
+    numbers = [(one.n_characters, one.n_pieces, len(one.segments), len(one.words)) for one in articles]
+    empty = np.zeros(0, dtype=np.int32)
+    of_segments = [np.bincount(one.piece_segments, minlength=len(one.segments)) for one in articles]
+    spans = [span for one in articles for span in one.segments]
+    words = [np.column_stack([one.words, one.word_pieces]) for one in articles]
+    return [
+        np.array(numbers, dtype=np.int32).reshape(-1, 4),
+        np.concatenate([empty, *(one.input_ids for one in articles)], dtype=np.int32),
+        np.column_stack([np.array(spans).reshape(-1, 2), np.concatenate([empty, *of_segments])]).astype(np.int32),
+        np.concatenate([empty.reshape(0, 3), *words], dtype=np.int32),
+    ]
+
+
+def from_arrays(arrays: Sequence[NDArray[np.int32]]) -> list[EncodedArticle]:
+    """Take encoded articles out of what `to_arrays` gave."""
+    numbers, ids, segments, words = arrays
+    stops = numbers[:, 1:].cumsum(axis=0).tolist()
+    articles = []
+    piece = segment = word = 0
+    for n_characters, (piece_stop, segment_stop, word_stop) in zip(numbers[:, 0].tolist(), stops, strict=True):
+        own_segments, own_words = segments[segment:segment_stop], words[word:word_stop]
+        piece_segments = np.repeat(np.arange(len(own_segments), dtype=np.int32), own_segments[:, 2])
+        word_pieces = own_words[:, 2]
+        articles.append(
+            EncodedArticle(
+                n_characters=n_characters,
+                input_ids=ids[piece:piece_stop],
+                piece_segments=piece_segments,
+                segments=tuple((start, end) for start, end, _ in own_segments.tolist()),
+                words=own_words[:, :2],
+                word_pieces=word_pieces,
+                word_segments=piece_segments[word_pieces],
+            )
+        )
+        piece, segment, word = piece_stop, segment_stop, word_stop
+    return articles
 
 
 def _encode(text: str, ids: list[int], offsets: list[Span], segments: Sequence[Span]) -> EncodedArticle:

@@ -135,12 +135,12 @@ class _Teacher:
             if logits is None:
                 (index,) = done.work.indices
                 raise self._passes.too_long(texts[index])
-            emissions, mask = torch.from_numpy(logits.emissions), torch.from_numpy(logits.word_mask)
+            emissions, mask = logits.emissions, logits.word_mask
             by_segment, by_article = (topics.numpy() for topics in logits.topic_probabilities(self._temperatures))
             by_word = [
                 self._tagger.crf.marginals(emissions, mask).numpy(),
                 self._tagger.crf.viterbi(emissions, mask).numpy(),
-                torch.from_numpy(logits.proclitics).softmax(dim=-1).numpy(),
+                logits.proclitics.float().softmax(dim=-1).numpy(),
             ]
             first = 0  # row of the article's first segment
             for index, topics in zip(done.work.indices, by_article, strict=True):
