@@ -183,7 +183,9 @@ def measure_memory(texts: Sequence[str], count: int, options: argparse.Namespace
                 stream.write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
         command = [sys.executable, "-m", "khabar", "score", str(source), "-o", str(Path(folder) / "results.jsonl")]
         started = time.perf_counter()
-        command += ["--model", options.model, "--device", options.device, "--workers", str(options.workers)]
+        command += ["--model", options.model, "--device", options.device]
+        if options.workers is not None:
+            command += ["--workers", str(options.workers)]
         run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         process = psutil.Process(run.pid)
         seen = []
@@ -261,7 +263,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="the model of the shape `mini`")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=0, help="processes that encode and decode for the engine")
+    parser.add_argument("--workers", type=int, help="processes that encode and decode for the engine")
     parser.add_argument("--compiled", action="store_true", help="let the compiled encoder run too")
     parser.add_argument("--onnx", nargs="+", default=[], help="folders that `khabar export` made of --model")
     parser.add_argument(

@@ -66,8 +66,8 @@ _OF_WORDS = ("emissions", "proclitics")
 class Logits:
     """What one forward pass gives, in the computer's own memory.
 
-    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words. What is said of words is in
-    bfloat16 where it was computed so. Between processes only real words travel, as arrays: segments differ much in
+    Shapes as in `KhabarOutput`; the mask is (n_segments, n_words) bool, True for real words. What is said of words is
+    in bfloat16 where it was computed so. Between processes only real words travel, as arrays: segments differ much in
     length, and half of what is computed is padding.
     """
 

@@ -36,9 +36,11 @@ Finish = Callable[[TaggedArticle], Any]  # what becomes of a result, where it is
 
 @dataclass(kw_only=True)
 class _Chunk:
-    """Articles that came together, and their results as they come in."""
+    """Articles that came together, who works on them, and their results as they come in."""
 
     articles: Sequence[Article]
+    workers: Workers
+    finish: Any
     results: dict[int, Any] = field(default_factory=dict)
 
 
@@ -98,7 +100,7 @@ class Engine:
 
     def __init__(self, passes: Forward, labels: Labels, workers: Workers, finish: Finish = unchanged) -> None:
         self._passes, self._labels, self._workers = passes, labels, workers
-        self._finish = workers.sendable(finish)
+        self._finish, self._sent = finish, workers.sendable(finish)
 
     def run(self, chunks: Iterable[Sequence[Article]]) -> Iterator[list[Any]]:
         """Tag chunks as they come. They are read in the caller's thread, a few ahead.
@@ -139,18 +141,20 @@ class Engine:
         return [self._encode, self._plan, self._ready, self._share_out, self._arrived, self._gather]
 
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
-        for articles in chunks:
+        for number, articles in enumerate(chunks):
             starts = range(0, len(articles), ENCODED_TOGETHER)
+            if number == 0 and len(starts) == 1 and self._workers.spare_short:
+                chunk = _Chunk(articles=articles, workers=self._workers.here(), finish=self._finish)
+            else:
+                chunk = _Chunk(articles=articles, workers=self._workers, finish=self._sent)
             parts = [articles[start : start + ENCODED_TOGETHER] for start in starts]
-            encoded = [self._workers.submit(TextWork.encode, part) for part in parts]
-            yield _Encoding(chunk=_Chunk(articles=articles), encoded=encoded)
+            yield _Encoding(chunk=chunk, encoded=[chunk.workers.submit(TextWork.encode, part) for part in parts])
 
     def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planning]:
         for encoding in chunks:
             parts = [result_of(part) for part in encoding.encoded]
-            yield _Planning(
-                chunk=encoding.chunk, works=self._workers.submit(TextWork.plan, parts, self._passes.planning)
-            )
+            works = encoding.chunk.workers.submit(TextWork.plan, parts, self._passes.planning)
+            yield _Planning(chunk=encoding.chunk, works=works)
 
     def _ready(self, chunks: Iterator[_Planning]) -> Iterator[_Planned]:
         for planning in chunks:
@@ -180,8 +184,8 @@ class Engine:
             if logits is None:
                 decoded = [self._passes.too_long(article.text) for article in articles]
             else:
-                decoded = self._workers.submit(
-                    TextWork.decode, articles, done.work.encoded, logits, self._labels, self._finish
+                decoded = chunk.workers.submit(
+                    TextWork.decode, articles, done.work.encoded, logits, self._labels, chunk.finish
                 )
             yield _Decoding(chunk=chunk, indices=done.work.indices, decoded=decoded)
 

@@ -23,7 +23,7 @@ from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.prepared import prepare
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.runtimes import Precision, Runtime
-from khabar.inference.workers import TextWork, Workers
+from khabar.inference.workers import TextWork, Workers, usual_number
 from khabar.models.article import Article
 from khabar.models.device import choose_device
 from khabar.models.errors import DeviceError, KhabarError
@@ -44,7 +44,7 @@ def load(
     device: str = "auto",
     runtime: str = "torch",
     precision: str = "auto",
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> Tagger:
     """Load a tagger.
 
@@ -59,7 +59,8 @@ def load(
             slower on one with neither; or `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of
             its own and takes `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
-            process can prepare them. Each takes a few hundred MB. A CPU has no use for them.
+            process can prepare them. Each takes some 150 MB. None stands for as many as suit the device and the
+            machine: for a GPU up to 12, two fewer than processors; a CPU has no use for them.
 
     Raises:
         ModelFolderError: If the model cannot be loaded.
@@ -94,7 +95,8 @@ class Tagger:
         model: A model in evaluation mode, on the device it is to run on.
         tokenizer: Its tokenizer.
         bf16: Whether the model's products are computed in bfloat16.
-        workers: Processes that encode texts and read results for `tag_many`, `tag_chunks` and `map_chunks`.
+        workers: Processes that encode texts and read results for `tag_many`, `tag_chunks` and `map_chunks`; None
+            stands for as many as suit the device and the machine, from some hundreds of articles on.
         compiled: Whether the model's encoder is compiled with torch.compile, in place, before this returns.
 
     Raises:
@@ -108,7 +110,7 @@ class Tagger:
         tokenizer: PreTrainedTokenizerFast,
         *,
         bf16: bool = False,
-        workers: int = 0,
+        workers: int | None = 0,
         compiled: bool = False,
     ) -> None:
         self.model = model
@@ -124,7 +126,11 @@ class Tagger:
         # The CRF's steps from word to word are many and small: a processor takes them faster than a GPU.
         self.crf = model.crf if model.device.type == "cpu" else deepcopy(model.crf).cpu()
         work = TextWork(tokenizer=tokenizer, max_segment_words=model.config.max_segment_words, crf=self.crf)
-        self._workers, self._alone = Workers(workers, work), Workers(0, work)
+        if workers is None:
+            self._workers = Workers(usual_number(model.device), work, spare_short=True)
+        else:
+            self._workers = Workers(workers, work)
+        self._alone = self._workers.here()
 
     def __enter__(self) -> Self:
         return self

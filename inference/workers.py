@@ -33,6 +33,8 @@ from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 
+MOST_USUAL = 12  # processes: as many as one process at a GPU keeps busy
+
 T = TypeVar("T")
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)  # what pickle raises
 _Parts = tuple[PreTrainedTokenizerFast, int, int, dict[str, NDArray[np.float32]]]
@@ -90,6 +92,14 @@ class TextWork:
         return cls(tokenizer=tokenizer, max_segment_words=max_segment_words, crf=crf)
 
 
+def usual_number(device: torch.device) -> int:
+    """Give the number of processes that a GPU is served well by on this machine; none for a CPU."""
+    if device.type != "cuda":
+        return 0
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(MOST_USUAL, processors - 2))
+
+
 class Workers:
     """Does the work in n processes, or, with none, at once in the thread that asks.
 
@@ -100,18 +110,24 @@ class Workers:
     Args:
         n: Number of processes.
         work: What they do.
+        spare_short: Leave a short list that comes first to the thread that asks: it is done before they have started.
 
     Raises:
         ValueError: If n is negative.
     """
 
-    def __init__(self, n: int, work: TextWork) -> None:
+    def __init__(self, n: int, work: TextWork, *, spare_short: bool = False) -> None:
         if n < 0:
             raise ValueError(f"workers must be at least 0, got {n}")
         self.n = n
+        self.spare_short = spare_short
         self._work = work
         self._pool: ProcessPoolExecutor | None = None
         self._starting = threading.Lock()
+
+    def here(self) -> Workers:
+        """Give what does the same work in the thread that asks."""
+        return Workers(0, self._work)
 
     def sendable(self, function: Callable[..., Any]) -> Any:
         """Make a function ready to be an argument of `submit`.

@@ -95,8 +95,8 @@ def score(
         typer.Option(
             metavar="N",
             min=0,
-            help="local: processes that encode texts and read results beside the model's, for a GPU that waits for "
-            "them; by default none. ray: how many workers; by default as many as find room.",
+            help="local: processes that encode texts and read results beside the model's; by default as many as suit "
+            "a GPU and this machine, none for a CPU. ray: how many workers; by default as many as find room.",
         ),
     ] = None,
 ) -> None:
@@ -142,7 +142,7 @@ def score(
     from khabar.inference.run_identity import model_digest
     from khabar.inference.tagger import load
 
-    with load(model, device=device, runtime=runtime, precision=precision, workers=workers or 0) as tagger:
+    with load(model, device=device, runtime=runtime, precision=precision, workers=workers) as tagger:
         gc.freeze()  # or the garbage collector looks through all of torch again and again, while results come and go
         made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
         if not to_stream:

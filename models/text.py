@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -165,15 +164,20 @@ class Cutter:
 
     Args:
         tokenizer: Any fast tokenizer.
+
+    Attributes:
+        backends: Its own, and the one for texts with nothing rare in them, if it cleans texts as khabar's do.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         whole = tokenizer.backend_tokenizer
-        self._whole = self._plain = whole
+        self.backends: tuple[Tokenizer, ...] = (whole,)
         self._made_of = _made_of(tokenizer)
         if self._made_of[0] == cleaning().__getstate__():
-            self._plain = Tokenizer.from_str(whole.to_str())
-            self._plain.normalizer = cleaning(rare=False)
+            plain = Tokenizer.from_str(whole.to_str())
+            plain.normalizer = cleaning(rare=False)
+            plain.encode_special_tokens = whole.encode_special_tokens  # which a copy does not take along
+            self.backends = (whole, plain)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Cutter:
@@ -186,27 +190,30 @@ class Cutter:
     def cut(self, texts: Sequence[str]) -> list[Encoding]:
         """Cut texts, without special pieces."""
         # backend tokenizers, not __call__: no padding, no truncation, no warning about length, no copying of lists.
-        for backend in (self._whole, self._plain):
+        for backend in self.backends:
             # A call of the tokenizer with padding or truncation leaves both on behind it.
             if backend.padding is not None:
                 backend.no_padding()
             if backend.truncation is not None:
                 backend.no_truncation()
-        if self._plain is self._whole:
-            return self._whole.encode_batch(list(texts), add_special_tokens=False)
-        rare = [_RARE.search(text) is not None for text in texts]
-        backends = {True: self._whole, False: self._plain}
-        found = {
-            kind: iter(backend.encode_batch(list(compress(texts, map(kind.__eq__, rare))), add_special_tokens=False))
-            for kind, backend in backends.items()
-        }
-        return [next(found[kind]) for kind in rare]
+        last = len(self.backends) - 1
+        chosen = [0 if _RARE.search(text) else last for text in texts]
+        found = [
+            iter(
+                backend.encode_batch(
+                    [text for text, one in zip(texts, chosen, strict=True) if one == number], add_special_tokens=False
+                )
+            )
+            for number, backend in enumerate(self.backends)
+        ]
+        return [next(found[number]) for number in chosen]
 
 
-def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[bytes | None, int]:
+def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[bytes | None, int, bool]:
     """Give what changes when a tokenizer does."""
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    return None if normalizer is None else normalizer.__getstate__(), len(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    normalizer = None if backend.normalizer is None else backend.normalizer.__getstate__()
+    return normalizer, len(tokenizer), backend.encode_special_tokens
 
 
 _cutters: WeakKeyDictionary[PreTrainedTokenizerFast, Cutter] = WeakKeyDictionary()

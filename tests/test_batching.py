@@ -1,10 +1,14 @@
+import pickle
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from khabar.models.batch import WindowSettings, collate
+from khabar.inference.work import Planning, Sealed
+from khabar.models.batch import WindowSettings, collate, widen
 from khabar.models.encoding import encode_articles
 from khabar.training.batching import BatchPlan
 
@@ -43,6 +47,26 @@ def test_many_articles_longer_than_a_batch_leave_no_batch_empty():
 
 
 TEXTS = ["قتل شخصان في بغداد.\nوقال المتحدث إن التحقيق بدأ.", "", "عاجل", "شهدت تونس مظاهرة كبيرة جدا. " * 12]
+
+
+def test_encoded_articles_and_their_work_arrive_as_they_were_sent(tokenizer, windows):
+    articles = encode_articles(TEXTS, tokenizer, max_segment_words=5)
+    sealed = Sealed(articles)
+    assert sealed.open() is articles
+    twice = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(sealed))))
+    for one, other in zip(articles, twice.open(), strict=True):
+        for field in fields(one):
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+    assert pickle.loads(pickle.dumps(Sealed([]))).open() == []
+
+    (work,) = Planning(windows=windows, batch_pieces=10_000).works(articles)
+    arrived = pickle.loads(pickle.dumps(work))
+    for works in ([work], work.halves(windows)), ([arrived], arrived.halves(windows)):
+        for whole, other in zip([work, *work.halves(windows)], [*works[0], *works[1]], strict=True):
+            assert (whole.indices, whole.n_pieces) == (other.indices, other.n_pieces)
+            for name, tensor in whole.batch.tensors().items():
+                assert torch.equal(widen(other.batch.tensors()[name]), tensor)
+    assert arrived.batch.input_ids.dtype == torch.int32, "half as long on its way"
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.normalizers import Lowercase
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from khabar.models.errors import KhabarError, ModelFolderError
-from khabar.models.text import MARK, build_tokenizer, load_tokenizer, train_vocabulary
+from khabar.models.text import MARK, Cutter, build_tokenizer, load_tokenizer, train_vocabulary
 from khabar.models.words import split_words
 
 LINES = [
@@ -183,6 +184,11 @@ def test_replaced_pieces_span_what_they_stand_for(
     assert (piece, surface) in pieces(tiny, text)
 
 
+def another_of(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Build another one of the same pieces, to change."""
+    return build_tokenizer(tokenizer.get_vocab())
+
+
 def folded(text: str) -> str:
     """What a piece and its surface must agree in: no marks, one kind of digit, repeats as one."""
     for value in range(10):
@@ -207,6 +213,34 @@ def test_offsets_for_any_text(tiny: PreTrainedTokenizerFast, text: str) -> None:
             assert re.search("&(quot|#34|#x22);$", text[:end])
         elif piece not in {"[UNK]", "[رابط]", "[بريد]", "[مستخدم]"}:
             assert folded(surface) == folded(piece.removeprefix("##"))
+
+
+# What the cleaning looks for, and what only looks like it.
+rare = st.text(st.sampled_from("&<>@\ue000\ue0012\u0662\u06f3;:/.-_ \nabchtpwم؟ـ"), max_size=30)
+
+
+@given(st.lists(st.one_of(texts, rare), max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_texts_with_nothing_rare_in_them_are_cut_as_all_are(tiny: PreTrainedTokenizerFast, batch: list[str]) -> None:
+    expected = tiny.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
+    found = Cutter.of(tiny).cut(batch)
+    assert [(one.ids, one.offsets) for one in found] == [(one.ids, one.offsets) for one in expected]
+
+
+def test_a_cutter_knows_its_tokenizer_and_leaves_no_padding(tiny: PreTrainedTokenizerFast) -> None:
+    own = another_of(tiny)
+    cutter = Cutter.of(own)
+    assert Cutter.of(own) is cutter
+    whole, plain = cutter.backends
+    assert whole is own.backend_tokenizer
+    assert plain is not whole
+    own(["قال", "قال إن الوزير"], padding=True, truncation=True, max_length=3)
+    assert [len(one) for one in cutter.cut(["م", "م م م م م م"])] == [1, 6]
+    own.add_tokens(["خبرجديد"])
+    assert Cutter.of(own) is not cutter
+    assert Cutter.of(own).cut(["خبرجديد"])[0].tokens == ["خبرجديد"]
+    own.backend_tokenizer.normalizer = Lowercase()
+    assert Cutter.of(own).backends == (own.backend_tokenizer,)
 
 
 @given(texts)

@@ -13,12 +13,13 @@ from functools import partial
 
 import psutil
 import pytest
+import torch
 from fakes import fails_in_its_own_way, gives_a_stream, process_of
 from inputs import json_lines, write
 
 from khabar.inference.lines import result_line
 from khabar.inference.tagger import Tagger
-from khabar.inference.workers import _Packed
+from khabar.inference.workers import _Packed, usual_number
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 
@@ -58,12 +59,34 @@ def test_workers_give_what_one_process_gives(crew, tiny_model, tokenizer):
     assert list(crew.tag_chunks(CHUNKS[:3])) == expected[:3], "it can be used again"
 
 
+def test_what_was_computed_in_bfloat16_arrives_without_loss(tiny_model, tokenizer):
+    expected = list(Tagger(tiny_model, tokenizer, bf16=True).tag_chunks(CHUNKS[:6]))
+    with Tagger(tiny_model, tokenizer, bf16=True, workers=1) as crew:
+        assert list(crew.tag_chunks(CHUNKS[:6])) == expected
+
+
 def test_what_is_made_of_results_is_made_in_the_workers(crew):
     expected = [[result_line(result) for result in chunk] for chunk in crew.tag_chunks(CHUNKS)]
     assert list(crew.map_chunks(result_line, CHUNKS)) == expected
     (pids,) = crew.map_chunks(process_of, [[*CHUNKS[5]]])
     assert os.getpid() not in pids
     assert gc.isenabled()
+
+
+def test_a_short_list_does_not_wait_for_workers_that_nobody_asked_for(tiny_model, tokenizer):
+    with Tagger(tiny_model, tokenizer, workers=2) as crew:
+        crew._workers.spare_short = True  # as where the number was left open, on a GPU
+        short, later = crew.map_chunks(process_of, [CHUNKS[5], CHUNKS[5]])
+        assert set(short) == {os.getpid()}
+        assert os.getpid() not in later
+        assert os.getpid() not in next(crew.map_chunks(process_of, [CHUNKS[5] * 103])), "515 articles are worth it"
+
+
+def test_as_many_workers_as_suit_the_machine(tiny_model, tokenizer, monkeypatch):
+    assert Tagger(tiny_model, tokenizer, workers=None).workers == 0, "a CPU has no use for them"
+    for processors, expected in ((1, 0), (2, 0), (4, 2), (64, 12)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, n=processors: set(range(n)), raising=False)
+        assert usual_number(torch.device("cuda", 0)) == expected
 
 
 def test_a_function_that_cannot_be_sent_is_named(crew):
