@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from khabar.inference.stretches import CHUNKS_IN_STRETCH
 from khabar.models.errors import DeviceError, KhabarError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ class RayOptions:
         device: `auto` (GPUs if the cluster has some), `cpu` or `cuda`. A worker has one GPU, or one processor.
         runtime: As for `khabar.load`.
         workers: How many; None takes as many as the cluster has room for.
-        chunks_in_stretch: Most chunks that a worker is given at once and puts into one part.
+        chunks_in_stretch: Most chunks that a worker is given at once and puts into one part; None takes a number that
+            suits the device.
 
     Raises:
         DeviceError: If the device is another.
@@ -41,7 +41,7 @@ class RayOptions:
     device: str = "auto"
     runtime: str = "torch"
     workers: int | None = None
-    chunks_in_stretch: int = CHUNKS_IN_STRETCH
+    chunks_in_stretch: int | None = None
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -57,6 +57,11 @@ class Pool:
     n_workers: int
     n_cpus: int
     n_gpus: int
+
+    @property
+    def device(self) -> str:
+        """The kind of device that each computes on."""
+        return "cuda" if self.n_gpus else "cpu"
 
 
 @contextmanager
@@ -130,5 +135,7 @@ def load_tagger(options: RayOptions, pool: Pool) -> Tagger:
     os.environ.setdefault("OMP_NUM_THREADS", str(pool.n_cpus))
 
     from khabar.inference.tagger import load
+    from khabar.inference.workers import usual_number
 
-    return load(options.model, device="cuda" if pool.n_gpus else "cpu", runtime=options.runtime)
+    helpers = usual_number(pool.device, pool.n_cpus)
+    return load(options.model, device=pool.device, runtime=options.runtime, workers=helpers)

@@ -25,6 +25,7 @@ from khabar.inference.score import ScoreOptions, ScoreSummary
 from khabar.inference.sinks import check_output
 from khabar.inference.sources import Source
 from khabar.inference.stretches import (
+    CHUNKS_IN_STRETCH,
     Failed,
     Place,
     Rules,
@@ -92,18 +93,18 @@ def score_sources_on_ray(
     options, progress = options or ScoreOptions(), progress or Progress()
     check_results_folder(output, options, sources)
     output = Path(output)
-    rules = Rules(
-        max_characters=options.max_characters,
-        strict=strict,
-        directory=Path.cwd(),
-        chunks_in_stretch=ray_options.chunks_in_stretch,
-    )
     if Path(ray_options.model).exists():
         ray_options = replace(ray_options, model=str(Path(ray_options.model).resolve()))
     started = time.perf_counter()
     scored: dict[Place, ScoredStretch] = {}
     with _staging(output) as staging, cluster() as ray:
         pool = find_room(ray, ray_options)
+        rules = Rules(
+            max_characters=options.max_characters,
+            strict=strict,
+            directory=Path.cwd(),
+            chunks_in_stretch=ray_options.chunks_in_stretch or CHUNKS_IN_STRETCH[pool.device],
+        )
         scorer = StretchScorer(partial(load_tagger, ray_options, pool), staging, rules)
         for stretch in _scored(ray, list(sources), scorer, pool, rules):
             if stretch.place not in scored:

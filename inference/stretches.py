@@ -21,7 +21,9 @@ from khabar.inference.planning import LOOK_AHEAD
 from khabar.inference.sources import PlacedRow, Source, read_placed_rows
 from khabar.models.errors import KhabarError
 
-CHUNKS_IN_STRETCH = 16  # some thousand articles: a part of about 10 MB
+# Some thousand articles in these small chunks: a part of about 10 MB. A GPU takes eight of them together, and has
+# nothing to do while a stretch begins and ends.
+CHUNKS_IN_STRETCH = {"cpu": 16, "cuda": 64}
 MOST_TRIES = 3  # what has ended so many workers would end the next one too
 
 Place = tuple[int, int]  # number of an input and of the stretch in it, both from 1
@@ -82,7 +84,7 @@ class Rules:
     max_characters: int
     strict: bool
     directory: Path
-    chunks_in_stretch: int = CHUNKS_IN_STRETCH
+    chunks_in_stretch: int = CHUNKS_IN_STRETCH["cpu"]
 
 
 @dataclass(frozen=True, kw_only=True)

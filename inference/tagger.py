@@ -127,7 +127,7 @@ class Tagger:
         self.crf = model.crf if model.device.type == "cpu" else deepcopy(model.crf).cpu()
         work = TextWork(tokenizer=tokenizer, max_segment_words=model.config.max_segment_words, crf=self.crf)
         if workers is None:
-            self._workers = Workers(usual_number(model.device), work, spare_short=True)
+            self._workers = Workers(usual_number(model.device.type), work, spare_short=True)
         else:
             self._workers = Workers(workers, work)
         self._alone = self._workers.here()

@@ -92,11 +92,17 @@ class TextWork:
         return cls(tokenizer=tokenizer, max_segment_words=max_segment_words, crf=crf)
 
 
-def usual_number(device: torch.device) -> int:
-    """Give the number of processes that a GPU is served well by on this machine; none for a CPU."""
-    if device.type != "cuda":
+def usual_number(device: str, processors: int | None = None) -> int:
+    """Give the number of processes that a model on a device is served well by.
+
+    Args:
+        device: Its kind; a CPU is served well by none.
+        processors: Those that there are for it; None for all that this process may use.
+    """
+    if device != "cuda":
         return 0
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if processors is None:
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(MOST_USUAL, processors - 2))
 
 

@@ -13,7 +13,6 @@ from functools import partial
 
 import psutil
 import pytest
-import torch
 from fakes import fails_in_its_own_way, gives_a_stream, process_of
 from inputs import json_lines, write
 
@@ -86,7 +85,8 @@ def test_as_many_workers_as_suit_the_machine(tiny_model, tokenizer, monkeypatch)
     assert Tagger(tiny_model, tokenizer, workers=None).workers == 0, "a CPU has no use for them"
     for processors, expected in ((1, 0), (2, 0), (4, 2), (64, 12)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, n=processors: set(range(n)), raising=False)
-        assert usual_number(torch.device("cuda", 0)) == expected
+        assert usual_number("cuda") == usual_number("cuda", processors) == expected
+        assert usual_number("cpu", processors) == 0
 
 
 def test_a_function_that_cannot_be_sent_is_named(crew):
