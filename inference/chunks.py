@@ -227,7 +227,7 @@ def _digest(before: str, rows: Iterable[PlacedRow]) -> str:
         text = ""
         if isinstance(placed.row, Article):  # whose text is as long as all else is short, and slow to represent
             text, placed = placed.row.text, placed._replace(row=replace(placed.row, text=""))
-        digest.update(f"{placed!r}{text}".encode("utf-8", "backslashreplace"))
+        digest.update(f"{placed!r}{len(text)} {text}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

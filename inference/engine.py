@@ -6,11 +6,10 @@ Turns lists of articles into lists of results, in order. Holds a few chunks at a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ from khabar.inference.workers import TextWork, Workers, result_of
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 
-# While one chunk is at the model, the next is encoded. With workers one more is planned meanwhile, and as many encoded
-# as give each of them something to do.
+# While one chunk is at the model, the next is encoded. With workers one more is planned meanwhile, and so many are
+# encoded that each of them has something to do.
 CHUNKS_AHEAD = 2
 ENCODED_TOGETHER = 512  # articles: workers share a GPU's chunk among them
 QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each pass that runs beside another
@@ -113,16 +112,20 @@ class Engine:
             KhabarError: If a text is not valid Unicode.
             Whatever `chunks` raises, once the results before it are out.
         """
-        workers, at_once = self._workers.n, self._passes.at_once
-        chunks = iter(chunks)
-        first = list(islice(chunks, 1))
-        n_parts = sum(math.ceil(len(articles) / ENCODED_TOGETHER) for articles in first) or 1
-        yield from run_stages(
-            chain(first, chunks),
+        at_once = self._passes.at_once
+        return run_stages(
+            chunks,
             self._steps if at_once == 1 else self._steps_at_once,
-            ahead=CHUNKS_AHEAD + (1 + math.ceil(workers / n_parts) if workers else 0),
-            queue_length=QUEUE_LENGTH + workers + at_once - 1,
+            enough=self._enough,
+            queue_length=QUEUE_LENGTH + self._workers.n + at_once - 1,
         )
+
+    def _enough(self, chunks: Sequence[Sequence[Article]]) -> bool:
+        """Say whether enough chunks are on their way: few, but so many that nobody waits for work."""
+        if not self._workers.n:
+            return len(chunks) >= CHUNKS_AHEAD
+        encoding = islice(chunks, CHUNKS_AHEAD + 1, None)
+        return sum(max(1, len(_starts(articles))) for articles in encoding) >= self._workers.n
 
     def run_one(self, article: Article) -> Any:
         """Tag one article in the caller's thread."""
@@ -142,8 +145,8 @@ class Engine:
 
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for number, articles in enumerate(chunks):
-            starts = range(0, len(articles), ENCODED_TOGETHER)
-            if number == 0 and len(starts) == 1 and self._workers.spare_short:
+            starts = _starts(articles)
+            if not starts or (number == 0 and len(starts) == 1 and self._workers.spare_short):
                 chunk = _Chunk(articles=articles, workers=self._workers.here(), finish=self._finish)
             else:
                 chunk = _Chunk(articles=articles, workers=self._workers, finish=self._sent)
@@ -222,3 +225,8 @@ class Engine:
             chunk.results.update(zip(decoding.indices, results, strict=True))
             if len(chunk.results) == len(chunk.articles):
                 yield [chunk.results[index] for index in range(len(chunk.articles))]
+
+
+def _starts(articles: Sequence[Article]) -> range:
+    """Give where the parts begin in which a chunk is encoded."""
+    return range(0, len(articles), ENCODED_TOGETHER)

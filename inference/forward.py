@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Logits
-from khabar.inference.work import Planning, Work
-from khabar.models.batch import WindowSettings, widen
+from khabar.inference.work import Planning, Work, widen
+from khabar.models.batch import WindowSettings
 from khabar.models.encoding import EncodedArticle
 from khabar.models.errors import KhabarError
 from khabar.models.model import KhabarModel

@@ -5,6 +5,7 @@ Knows threads and queues; knows nothing of articles or models.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,7 +75,9 @@ class Channel(Generic[T]):
             yield item
 
 
-def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int, queue_length: int = 2) -> Iterator[Any]:
+def run_stages(
+    source: Iterable[Any], steps: Sequence[Step], *, enough: Callable[[Sequence[Any]], bool], queue_length: int = 2
+) -> Iterator[Any]:
     """Send a source's items through steps that work at the same time.
 
     The source is read by the caller, in the caller's thread, so that it may be bound to that thread and an
@@ -82,16 +85,16 @@ def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int, queu
     at the queue it next comes to, and all have ended when the generator has.
 
     Args:
-        source: Any iterable; read no further than `ahead` items beyond what has come out.
+        source: Any iterable; read as far ahead of what has come out as `enough` lets it.
         steps: Each a generator function over the items of the one before. Together they must give exactly one
             result for each item of the source, in order.
-        ahead: Most items on their way at a time; at least 1.
+        enough: Says of the items that are on their way, oldest first, whether there are enough; never of none.
         queue_length: Most items that wait between two steps; at least 1.
 
     Raises:
         Whatever the source or a step raises, once the results before it are out.
     """
-    channels: list[Channel[Any]] = [Channel(ahead), *(Channel(queue_length) for _ in steps)]
+    channels: list[Channel[Any]] = [Channel(sys.maxsize), *(Channel(queue_length) for _ in steps)]
     threads = [
         threading.Thread(target=_work, args=(step, *channels[i : i + 2]), name=f"khabar-stage-{i}", daemon=True)
         for i, step in enumerate(steps)
@@ -100,9 +103,14 @@ def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int, queu
     for thread in threads:
         thread.start()
     try:
-        for n_sent, _ in enumerate(_sent(source, channels[0]), start=1):
-            if n_sent >= ahead:
-                yield next(results)
+        on_their_way: deque[Any] = deque()
+        for item in _sent(source, channels[0]):
+            on_their_way.append(item)
+            del item
+            while enough(on_their_way):
+                result = next(results)
+                on_their_way.popleft()
+                yield result
         yield from results
     finally:
         for channel in channels:
@@ -112,12 +120,13 @@ def run_stages(source: Iterable[Any], steps: Sequence[Step], *, ahead: int, queu
                 thread.join(JOIN_SECONDS)
 
 
-def _sent(source: Iterable[Any], first: Channel[Any]) -> Iterator[None]:
-    """Put the source's items into the first channel, a tick for each, and behind them its end or its error."""
+def _sent(source: Iterable[Any], first: Channel[Any]) -> Iterator[Any]:
+    """Put the source's items into the first channel, and behind them its end or its error; give each that was put."""
     try:
         for item in source:
             first.put(item)
-            yield
+            yield item
+            del item
     except Closed:
         return  # a step has failed: what it raised comes behind its results
     except Exception as error:

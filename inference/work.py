@@ -5,11 +5,14 @@ Works on encoded articles; knows nothing of texts, models or devices. Works trav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from khabar.inference.planning import plan_batches
 from khabar.models.batch import Batch, WindowSettings, collate
@@ -47,13 +50,19 @@ class Work:
         indices: Their places in the list.
         encoded: The articles.
         n_pieces: Their length together, special pieces excluded.
-        batch: The same as tensors.
+        batch: The same as tensors; in work that came from another process, integers of 32 bits, which `widen` widens.
     """
 
     indices: Sequence[int]
     encoded: Sealed
     n_pieces: int
     batch: Batch
+
+    def __reduce__(self) -> tuple[Callable[..., Work], tuple[Any, ...]]:
+        """Travel with arrays, in 32 bits: torch sends tensors between processes through shared memory, or slowly."""
+        arrays = {name: tensor.numpy() for name, tensor in self.batch.tensors().items()}
+        narrow = {name: array.astype(np.int32) if array.dtype == np.int64 else array for name, array in arrays.items()}
+        return _arrived, (self.indices, self.encoded, self.n_pieces, narrow)
 
     def halves(self, windows: WindowSettings) -> list[Work]:
         """Cut work on two articles or more in two."""
@@ -89,6 +98,16 @@ class Planning:
     def smaller(self, batch_pieces: int) -> Planning:
         """Give the same with fewer pieces in a pass."""
         return replace(self, batch_pieces=max(1, min(self.batch_pieces, batch_pieces)))
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Put integers in the 64 bits in which a model takes them."""
+    return tensor.long() if tensor.dtype == torch.int32 else tensor
+
+
+def _arrived(indices: Sequence[int], encoded: Sealed, n_pieces: int, arrays: dict[str, NDArray[Any]]) -> Work:
+    batch = Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    return Work(indices=indices, encoded=encoded, n_pieces=n_pieces, batch=batch)
 
 
 def _work(indices: Sequence[int], encoded: Sequence[EncodedArticle], windows: WindowSettings) -> Work:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -110,8 +111,9 @@ class Workers:
     """Does the work in n processes, or, with none, at once in the thread that asks.
 
     The processes start when they are first needed, and end with `close` or with this process, however that ends. They
-    are new interpreters, forked where that can be from one that has imported torch for all of them: a script that uses
-    them must not start them on import.
+    are new interpreters: a script that uses them must not start them on import. On Linux they are forked from Python's
+    fork server, which imports torch for all of them and stays, asleep, until this process ends. There is one for the
+    whole process: what a program has told it to preload is replaced, and its environment is that of its start.
 
     Args:
         n: Number of processes.
@@ -148,7 +150,7 @@ class Workers:
         with self._starting:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(cancel_futures=True)
+            _end(pool)
 
     def submit(self, step: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Begin a step, a method of `TextWork`; `result_of` gives its result."""
@@ -161,6 +163,15 @@ class Workers:
                 return self._pool.submit(_do, step, arguments)
             except BrokenProcessPool as error:
                 raise _ended() from error
+            except (OSError, EOFError) as error:  # in the starting of processes, which is part of the first call
+                for process in self._pool._processes.values():  # nobody would tell those that have started to end
+                    process.kill()
+                _end(self._pool)
+                self._pool = None
+                raise KhabarError(
+                    f"worker processes ended as they started ({type(error).__name__}), by lack of memory, or since the "
+                    "script that starts them has no `if __name__ == '__main__':`; fewer workers need less"
+                ) from error
 
 
 def result_of(future: Future[T]) -> T:
@@ -230,16 +241,34 @@ class _Packed:
 _unpacking = threading.Lock()  # or one thread takes another's pause for what the program wants
 
 
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool's processes and threads; what has not begun is dropped."""
+    if pool._broken:
+        # Python below 3.12 would wait for ever for its own thread that sends a dead process the rest of a message.
+        pool._call_queue._reader.close()  # type: ignore[attr-defined]
+    pool.shutdown(cancel_futures=True)
+
+
 def _ended() -> KhabarError:
     return KhabarError("a worker process ended unexpectedly, by lack of memory or a signal; fewer workers need less")
 
 
 def _context() -> BaseContext:
-    """Give the way to start processes: where there is a fork server, one import of torch for all of them."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Give the way to start processes: on Linux from a fork server, with one import of torch for all of them."""
+    if sys.platform != "linux":  # macOS has one too, but its libraries do not bear a fork
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    resource_tracker.ensure_running()  # or its start, which is part of the other's, would unblock what is blocked here
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server inherits that it does not hear Ctrl-C
+    try:
+        forkserver.ensure_running()
+    except OSError:  # no room for its socket, or this process is itself forked from one that had a server
+        return multiprocessing.get_context("spawn")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return context
 
 

@@ -6,13 +6,11 @@ batch, and index tensors between them. Knows nothing of labels or models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -49,10 +47,7 @@ class WindowSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The tensors of one forward pass. Padded places of `segment_words` point at piece 0 and are masked.
-
-    Those that came from another process hold their integers in 32 bits.
-    """
+    """The tensors of one forward pass. Padded places of `segment_words` point at piece 0 and are masked."""
 
     input_ids: Tensor  # (n_windows, longest window)
     attention_mask: Tensor  # (n_windows, longest window)
@@ -66,25 +61,6 @@ class Batch:
     def tensors(self) -> dict[str, Tensor]:
         """Give the tensors by name, as the model's forward takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[dict[str, NDArray[Any]]]]:
-        """Travel as arrays, in 32 bits: torch sends tensors between processes through shared memory, or slowly."""
-        arrays = {name: tensor.numpy() for name, tensor in self.tensors().items()}
-        return _of_arrays, ({name: narrow(array) for name, array in arrays.items()},)
-
-
-def narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """Put integers in 32 bits."""
-    return array.astype(np.int32) if array.dtype == np.int64 else array
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Put integers in the 64 bits in which a model takes them."""
-    return tensor.long() if tensor.dtype == torch.int32 else tensor
-
-
-def _of_arrays(arrays: dict[str, NDArray[Any]]) -> Batch:
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def collate(articles: Sequence[EncodedArticle], settings: WindowSettings) -> Batch:

@@ -209,11 +209,12 @@ class Cutter:
         return [next(found[number]) for number in chosen]
 
 
-def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[bytes | None, int, bool]:
-    """Give what changes when a tokenizer does."""
+def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[bytes | None, ...]:
+    """Give what changes when a tokenizer does; its normalizer first."""
     backend = tokenizer.backend_tokenizer
-    normalizer = None if backend.normalizer is None else backend.normalizer.__getstate__()
-    return normalizer, len(tokenizer), backend.encode_special_tokens
+    parts = (backend.normalizer, backend.pre_tokenizer)
+    rest = (len(tokenizer), backend.encode_special_tokens, backend.get_added_tokens_decoder())
+    return *(None if part is None else part.__getstate__() for part in parts), repr(rest).encode()
 
 
 _cutters: WeakKeyDictionary[PreTrainedTokenizerFast, Cutter] = WeakKeyDictionary()

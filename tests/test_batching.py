@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from khabar.inference.work import Planning, Sealed
-from khabar.models.batch import WindowSettings, collate, widen
+from khabar.inference.work import Planning, Sealed, widen
+from khabar.models.batch import WindowSettings, collate
 from khabar.models.encoding import encode_articles
 from khabar.training.batching import BatchPlan
 

@@ -53,10 +53,16 @@ def _no_threads_left():
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("khabar-stage")]
 
 
+def at_most(n):
+    return lambda on_their_way: len(on_their_way) >= n
+
+
 @pytest.mark.parametrize("n_items", [0, 1, 2, 50])
 @pytest.mark.parametrize("ahead", [1, 2, 7])
 def test_results_come_in_order(n_items, ahead):
-    assert list(run_stages(range(n_items), [double, spread, gather], ahead=ahead)) == [4 * n for n in range(n_items)]
+    assert list(run_stages(range(n_items), [double, spread, gather], enough=at_most(ahead))) == [
+        4 * n for n in range(n_items)
+    ]
 
 
 def test_the_source_is_read_no_further_than_asked_and_in_the_callers_thread():
@@ -70,7 +76,7 @@ def test_the_source_is_read_no_further_than_asked_and_in_the_callers_thread():
             threads.add(threading.current_thread())
             yield n
 
-    results = run_stages(source(), [double, double], ahead=3)
+    results = run_stages(source(), [double, double], enough=at_most(3))
     for n_taken in range(1, 20):
         next(results)
         assert n_read == n_taken + 2
@@ -80,7 +86,7 @@ def test_the_source_is_read_no_further_than_asked_and_in_the_callers_thread():
 
 def test_a_source_that_is_bound_to_its_thread_will_do():
     rows = sqlite3.connect(":memory:").execute("select value from json_each('[1, 2, 3]')")
-    assert list(run_stages((value for (value,) in rows), [double], ahead=2)) == [2, 4, 6]
+    assert list(run_stages((value for (value,) in rows), [double], enough=at_most(2))) == [2, 4, 6]
 
 
 def test_steps_work_at_the_same_time():
@@ -102,14 +108,14 @@ def test_steps_work_at_the_same_time():
                 meeting.wait()
             yield item
 
-    assert list(run_stages(range(4), [first_then_meet, meet_then_last], ahead=3)) == [0, 1, 2, 3]
+    assert list(run_stages(range(4), [first_then_meet, meet_then_last], enough=at_most(3))) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_error_comes_behind_the_results_before_it(place):
     steps = [double, double, double]
     steps.insert(place, fail_at(5 * 2**place))
-    taken, error = until_error(run_stages(range(1000), steps, ahead=2))
+    taken, error = until_error(run_stages(range(1000), steps, enough=at_most(2)))
     assert taken == [8 * n for n in range(5)]
     assert str(error) == f"cannot take {5 * 2**place}"
 
@@ -119,7 +125,7 @@ def test_an_error_of_the_source_comes_behind_the_results_before_it():
         yield from range(5)
         raise OSError("cannot be read")
 
-    taken, error = until_error(run_stages(source(), [double], ahead=3))
+    taken, error = until_error(run_stages(source(), [double], enough=at_most(3)))
     assert taken == [0, 2, 4, 6, 8]
     assert str(error) == "cannot be read"
 
@@ -130,7 +136,7 @@ def test_an_interrupt_in_the_source_ends_it_at_once():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run_stages(source(), [double], ahead=3))
+        list(run_stages(source(), [double], enough=at_most(3)))
 
 
 def test_a_caller_that_leaves_early_ends_the_steps():
@@ -144,7 +150,7 @@ def test_a_caller_that_leaves_early_ends_the_steps():
         finally:
             ended.set()
 
-    results = run_stages(itertools.count(), [double, slow, double], ahead=4)
+    results = run_stages(itertools.count(), [double, slow, double], enough=at_most(4))
     assert [next(results) for _ in range(3)] == [0, 4, 8]
     results.close()
     assert ended.is_set()

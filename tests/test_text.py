@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from khabar.models.errors import KhabarError, ModelFolderError
@@ -236,9 +237,11 @@ def test_a_cutter_knows_its_tokenizer_and_leaves_no_padding(tiny: PreTrainedToke
     assert plain is not whole
     own(["قال", "قال إن الوزير"], padding=True, truncation=True, max_length=3)
     assert [len(one) for one in cutter.cut(["م", "م م م م م م"])] == [1, 6]
-    own.add_tokens(["خبرجديد"])
-    assert Cutter.of(own) is not cutter
-    assert Cutter.of(own).cut(["خبرجديد"])[0].tokens == ["خبرجديد"]
+    for added in ("خبرجديد", "##م"):  # a piece of the vocabulary too
+        own.add_tokens([added])
+        assert Cutter.of(own).cut([added])[0].tokens == [added]
+    own.backend_tokenizer.pre_tokenizer = Whitespace()
+    assert Cutter.of(own).backends[1].pre_tokenizer.__getstate__() == Whitespace().__getstate__()
     own.backend_tokenizer.normalizer = Lowercase()
     assert Cutter.of(own).backends == (own.backend_tokenizer,)
 

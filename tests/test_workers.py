@@ -72,6 +72,25 @@ def test_what_is_made_of_results_is_made_in_the_workers(crew):
     assert gc.isenabled()
 
 
+def test_where_there_is_no_fork_server_processes_start_anew(crew, monkeypatch):
+    def fails():
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", fails)
+    assert [len(chunk) for chunk in crew.tag_chunks(CHUNKS[:4])] == [0, 1, 2, 3]
+
+
+def test_a_process_that_ends_as_it_starts_is_told_and_the_next_use_starts_others(crew, monkeypatch):
+    def ends(*_):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("concurrent.futures.process.ProcessPoolExecutor.submit", ends)
+        with pytest.raises(KhabarError, match=r"ended as they started .BrokenPipeError.*__main__"):
+            next(crew.tag_chunks(CHUNKS[3:4]))
+    assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3
+
+
 def test_a_short_list_does_not_wait_for_workers_that_nobody_asked_for(tiny_model, tokenizer):
     with Tagger(tiny_model, tokenizer, workers=2) as crew:
         crew._workers.spare_short = True  # as where the number was left open, on a GPU
