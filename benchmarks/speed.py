@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.prepared import can_prepack
 from khabar.inference.results import TaggedArticle
 from khabar.inference.tagger import Tagger, load
+from khabar.inference.work import Work
 from khabar.models import tags
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
 from khabar.models.config import KhabarConfig
+from khabar.models.encoding import encode_articles
 from khabar.models.model import KhabarModel
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
@@ -121,6 +124,12 @@ def measure(
     contest.run("(d) khabar's engine", model, partial(_tag, tagger), warm=WARM_UP[device.type])
     if tagger.workers:
         contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
+    if device.type == "cuda":
+        n_articles = LOOK_AHEAD[device.type].articles
+        passes, works = tagger.passes(), _planned(tagger, texts[:n_articles])
+        contest.run(
+            "(d) its passes alone", model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles
+        )
     if device.type == "cpu" and can_prepack():
         plain = deepcopy(model)
         contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
@@ -219,6 +228,12 @@ def _lines(tagger: Tagger, texts: Sequence[str]) -> int:
     """Tag texts in the chunks of `khabar score`, each result laid out by a worker; give the number of lines."""
     chunks = in_chunks(texts, len, LOOK_AHEAD[tagger.device])
     return sum(map(len, tagger.map_chunks(result_line, chunks)))
+
+
+def _planned(tagger: Tagger, texts: Sequence[str]) -> list[Work]:
+    """Give the work of one chunk."""
+    encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=tagger.model.config.max_segment_words)
+    return tagger.passes().plan(encoded)
 
 
 def _tag_unprepared(

@@ -5,29 +5,39 @@
 In place of the model stands a function that at once gives the same entities and topics for all. The rest is that of a
 run on a GPU, once from a file to a file as `khabar score` does it, once with results as objects (`tag_many`). With
 workers, the model's process is what bounds a fast GPU; the workers' own work is bounded by their number. Prints
-processor time; other programs disturb it little.
+processor time; other programs disturb it little. Then what a worker does with an article, on one processor.
 """
 
 import argparse
 import gc
 import io
 import json
+import multiprocessing
+import os
+import pickle
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
+from contest import MB
 from speed import EXAMPLES, varied
 
+from khabar.inference.decode import Labels, Logits
 from khabar.inference.forward import BATCH_PIECES
+from khabar.inference.lines import result_line
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.score import score_sources
 from khabar.inference.sources import open_sources
 from khabar.inference.tagger import Tagger, load
+from khabar.inference.workers import TextWork
 from khabar.models import tags
 from khabar.models.article import Article
 from khabar.models.article_reader import read_articles
@@ -37,6 +47,7 @@ from khabar.models.words import MAX_PROCLITICS
 
 WORDS_A_NAME = 12  # of news: one entity in so many words
 SURE = 8.0  # a logit
+SHOWN = 1024  # articles, for a worker's own work
 
 T = TypeVar("T")
 
@@ -91,20 +102,67 @@ def tag_objects(tagger: AsOnGpu, articles: Sequence[Article]) -> int:
     return sum(map(len, tagger.map_chunks(unchanged, chunks)))
 
 
-def measure(work: Callable[[AsOnGpu], int], workers: int, count: int) -> tuple[float, float]:
-    """Give the processor seconds of this process and the seconds by the clock for one article."""
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What one way of taking results costs.
+
+    Attributes:
+        cpu: Processor seconds of this process for an article.
+        clock: Seconds by the clock for an article.
+        start: Seconds until the workers had started.
+        memory: Megabytes that a worker has to itself, on average; 0 without workers.
+    """
+
+    cpu: float
+    clock: float
+    start: float
+    memory: float
+
+
+def measure(work: Callable[[AsOnGpu], int], workers: int, count: int) -> Measure:
+    """Do the work twice, and measure the second time."""
     with load("embedded", device="cpu", workers=workers) as tagger:
         instant = Instant(tagger.model)
         tagger.model.forward = instant  # type: ignore[method-assign, assignment]
+        first = time.perf_counter()
         work(AsOnGpu(tagger))  # the workers start
+        first = time.perf_counter() - first
         gc.freeze()  # as `khabar score` does
         instant.seconds = 0.0
         cpu, clock = time.process_time(), time.perf_counter()
         n_results = work(AsOnGpu(tagger))
         cpu, clock = time.process_time() - cpu - instant.seconds, time.perf_counter() - clock
         gc.unfreeze()
+        held = [psutil.Process(child.pid).memory_full_info().uss / MB for child in multiprocessing.active_children()]
     assert n_results == count
-    return cpu / count, clock / count
+    memory = sum(held) / len(held) if held else 0.0
+    return Measure(cpu=cpu / count, clock=clock / count, start=max(0.0, first - clock), memory=memory)
+
+
+def show_work(articles: Sequence[Article]) -> None:
+    """Print what a worker does with an article, step by step."""
+    tagger = load("embedded", device="cpu")
+    instant, labels = Instant(tagger.model), Labels.of(tagger.model.config)
+    work = TextWork(tokenizer=tagger.tokenizer, max_segment_words=tagger.model.config.max_segment_words, crf=tagger.crf)
+    planning = tagger.passes(batch_pieces=BATCH_PIECES["cuda"]).planning
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    gc.disable()  # as in a worker
+    times = [time.perf_counter()]
+    encoded = work.encode(articles)
+    times.append(time.perf_counter())
+    works = work.plan([pickle.loads(pickle.dumps(encoded))], planning)
+    times.append(time.perf_counter())
+    logits = [Logits.of(instant(**one.batch.tensors()), one.batch.word_mask) for one in works]
+    times.append(time.perf_counter())
+    for one, given in zip(works, logits, strict=True):
+        work.decode([articles[index] for index in one.indices], one.encoded, given, labels, result_line)
+    times.append(time.perf_counter())
+    gc.enable()
+    encoding, planned, _, decoded = (1000 * (end - begin) / len(articles) for begin, end in pairwise(times))
+    print(
+        f"\na worker's work on an article: encoding {encoding:.2f} ms, planning {planned:.2f} ms, "
+        f"reading results and making a line {decoded:.2f} ms"
+    )
 
 
 def main() -> None:
@@ -115,8 +173,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # one pass at a time, as on a GPU
     texts = varied([article.text for article in read_articles(EXAMPLES)], options.count, options.words)
-    print("| | workers | ms an article of this process | articles/s it could do | ms by the clock |")
-    print("|---|---|---|---|---|")
+    print(
+        "| | workers | ms an article of this process | articles/s it could do | ms by the clock | start, s | MB each |"
+    )
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         with rows.open("w", encoding="utf-8") as stream:
@@ -127,8 +187,13 @@ def main() -> None:
         }
         for workers in options.workers:
             for name, work in works.items():
-                cpu, clock = measure(work, workers, options.count)
-                print(f"| {name} | {workers} | {1000 * cpu:.2f} | {1 / cpu:,.0f} | {1000 * clock:.2f} |", flush=True)
+                took = measure(work, workers, options.count)
+                print(
+                    f"| {name} | {workers} | {1000 * took.cpu:.2f} | {1 / took.cpu:,.0f} | {1000 * took.clock:.2f} | "
+                    f"{took.start:.1f} | {took.memory:,.0f} |",
+                    flush=True,
+                )
+        show_work(read_articles(rows)[:SHOWN])
 
 
 if __name__ == "__main__":
