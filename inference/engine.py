@@ -20,7 +20,7 @@ from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.stages import Closed, Step, run_stages
 from khabar.inference.threads import done_at_once, lanes
 from khabar.inference.work import Sealed, Work
-from khabar.inference.workers import TextWork, Workers, result_of
+from khabar.inference.workers import Pending, TextWork, Workers
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 
@@ -48,7 +48,7 @@ class _Encoding:
     """A chunk on its way through a tokenizer."""
 
     chunk: _Chunk
-    encoded: Sequence[Future[Sealed]]
+    encoded: Sequence[Pending[Sealed]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class _Planning:
     """A chunk that is being planned."""
 
     chunk: _Chunk
-    works: Future[list[Work]]
+    works: Pending[list[Work]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class _Decoding:
 
     chunk: _Chunk
     indices: Sequence[int]
-    decoded: Future[list[Any]] | list[KhabarError]
+    decoded: Pending[list[Any]] | list[KhabarError]
 
 
 class Engine:
@@ -155,13 +155,13 @@ class Engine:
 
     def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planning]:
         for encoding in chunks:
-            parts = [result_of(part) for part in encoding.encoded]
+            parts = [part.result() for part in encoding.encoded]
             works = encoding.chunk.workers.submit(TextWork.plan, parts, self._passes.planning)
             yield _Planning(chunk=encoding.chunk, works=works)
 
     def _ready(self, chunks: Iterator[_Planning]) -> Iterator[_Planned]:
         for planning in chunks:
-            works = result_of(planning.works)
+            works = planning.works.result()
             if not works:
                 yield _Planned(chunk=planning.chunk, work=None)
             for work in works:
@@ -183,7 +183,7 @@ class Engine:
                 continue
             articles = [chunk.articles[index] for index in done.work.indices]
             logits = done.logits()
-            decoded: Future[list[Any]] | list[KhabarError]
+            decoded: Pending[list[Any]] | list[KhabarError]
             if logits is None:
                 decoded = [self._passes.too_long(article.text) for article in articles]
             else:
@@ -221,7 +221,7 @@ class Engine:
         """Put each chunk's results in its articles' order."""
         for decoding in decodings:
             chunk, decoded = decoding.chunk, decoding.decoded
-            results = decoded if isinstance(decoded, list) else result_of(decoded)
+            results = decoded if isinstance(decoded, list) else decoded.result()
             chunk.results.update(zip(decoding.indices, results, strict=True))
             if len(chunk.results) == len(chunk.articles):
                 yield [chunk.results[index] for index in range(len(chunk.articles))]

@@ -111,6 +111,7 @@ def run_stages(
                 result = next(results)
                 on_their_way.popleft()
                 yield result
+        on_their_way.clear()
         yield from results
     finally:
         for channel in channels:

@@ -13,12 +13,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,8 +35,9 @@ from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 
 MOST_USUAL = 12  # processes: as many as one process at a GPU keeps busy
+LOOK_SECONDS = 5.0  # between looks at whether the process that is waited for is still there
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)  # what pickle raises
 _Parts = tuple[PreTrainedTokenizerFast, int, int, dict[str, NDArray[np.float32]]]
 
@@ -91,6 +92,19 @@ class TextWork:
         crf = LinearChainCRF(n_labels)
         crf.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
         return cls(tokenizer=tokenizer, max_segment_words=max_segment_words, crf=crf)
+
+
+class Pending(Protocol[T_co]):
+    """Work that was begun."""
+
+    def result(self) -> T_co:
+        """Wait for it and give its result.
+
+        Raises:
+            KhabarError: If a process ended in the middle of it.
+            Whatever the work raised.
+        """
+        ...
 
 
 def usual_number(device: str, processors: int | None = None) -> int:
@@ -150,42 +164,56 @@ class Workers:
         with self._starting:
             pool, self._pool = self._pool, None
         if pool is not None:
-            _end(pool)
+            pool.shutdown(cancel_futures=True)
 
-    def submit(self, step: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Begin a step, a method of `TextWork`; `result_of` gives its result."""
+    def submit(self, step: Callable[..., Any], *arguments: Any) -> Pending[Any]:
+        """Begin a step, a method of `TextWork`.
+
+        Raises:
+            KhabarError: If processes cannot be started, or have ended.
+        """
         if not self.n:
             return done_at_once(step, self._work, *arguments)
         with self._starting:
-            if self._pool is None:
-                self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(self._work.parts(),))
             try:
-                return self._pool.submit(_do, step, arguments)
+                if self._pool is None:
+                    parts = self._work.parts()
+                    self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(parts,))
+                return _InPool(self._pool, self._pool.submit(_do, step, arguments))
             except BrokenProcessPool as error:
                 raise _ended() from error
-            except (OSError, EOFError) as error:  # in the starting of processes, which is part of the first call
-                for process in self._pool._processes.values():  # nobody would tell those that have started to end
-                    process.kill()
-                _end(self._pool)
-                self._pool = None
-                raise KhabarError(
-                    f"worker processes ended as they started ({type(error).__name__}), by lack of memory, or since the "
-                    "script that starts them has no `if __name__ == '__main__':`; fewer workers need less"
-                ) from error
+            except (OSError, EOFError, ImportError) as error:  # processes are started by the first call
+                pool, self._pool = self._pool, None
+                if pool is not None:
+                    for process in pool._processes.values():  # nobody would tell those that have started to end
+                        process.kill()
+                    pool.shutdown(cancel_futures=True)
+                raise KhabarError(f"workers cannot be started ({type(error).__name__}: {error}); {_WHY}") from error
 
 
-def result_of(future: Future[T]) -> T:
-    """Wait for work and give its result.
+@dataclass(frozen=True)
+class _InPool:
+    """Work that is done in a pool's process."""
 
-    Raises:
-        KhabarError: If a process ended in the middle of it.
-        Whatever the work raised.
-    """
-    try:
-        result = future.result()
-    except BrokenProcessPool as error:
-        raise _ended() from error
-    return result.unpacked() if isinstance(result, _Packed) else result
+    pool: ProcessPoolExecutor
+    future: Future[_Packed]
+
+    def result(self) -> Any:
+        while not wait([self.future], timeout=LOOK_SECONDS).done:
+            self._look()
+        try:
+            return self.future.result().unpacked()
+        except BrokenProcessPool as error:
+            raise _ended() from error
+
+    def _look(self) -> None:
+        """See that the pool does not wait for the rest of what a process sent that has ended since."""
+        processes = list((self.pool._processes or {}).values())
+        if self.pool._broken or all(process.is_alive() for process in processes):
+            return
+        for process in processes:
+            process.kill()
+        self.pool._result_queue._writer.close()  # type: ignore[attr-defined]  # nobody is left who could write
 
 
 @dataclass(frozen=True)
@@ -241,16 +269,14 @@ class _Packed:
 _unpacking = threading.Lock()  # or one thread takes another's pause for what the program wants
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """End a pool's processes and threads; what has not begun is dropped."""
-    if pool._broken:
-        # Python below 3.12 would wait for ever for its own thread that sends a dead process the rest of a message.
-        pool._call_queue._reader.close()  # type: ignore[attr-defined]
-    pool.shutdown(cancel_futures=True)
+_WHY = (
+    "the reason can be a signal, lack of memory (fewer workers need less), or a script without "
+    "`if __name__ == '__main__':` around what starts them"
+)
 
 
 def _ended() -> KhabarError:
-    return KhabarError("a worker process ended unexpectedly, by lack of memory or a signal; fewer workers need less")
+    return KhabarError(f"a worker process ended unexpectedly; {_WHY}")
 
 
 def _context() -> BaseContext:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from tokenizers import Encoding, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -173,7 +175,7 @@ class Cutter:
         whole = tokenizer.backend_tokenizer
         self.backends: tuple[Tokenizer, ...] = (whole,)
         self._made_of = _made_of(tokenizer)
-        if self._made_of[0] == cleaning().__getstate__():
+        if self._made_of is not None:
             plain = Tokenizer.from_str(whole.to_str())
             plain.normalizer = cleaning(rare=False)
             plain.encode_special_tokens = whole.encode_special_tokens  # which a copy does not take along
@@ -183,7 +185,8 @@ class Cutter:
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Cutter:
         """Give the one that was made for a tokenizer, if that is still what it was."""
         cutter = _cutters.get(tokenizer)
-        if cutter is None or cutter._made_of != _made_of(tokenizer):
+        backend = tokenizer.backend_tokenizer
+        if cutter is None or cutter.backends[0] is not backend or cutter._made_of != _made_of(tokenizer):
             cutter = _cutters[tokenizer] = cls(tokenizer)
         return cutter
 
@@ -209,12 +212,22 @@ class Cutter:
         return [next(found[number]) for number in chosen]
 
 
-def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[bytes | None, ...]:
-    """Give what changes when a tokenizer does; its normalizer first."""
+def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...] | None:
+    """Give what can be changed of a tokenizer, but for its model; None for one that does not clean as khabar's do."""
     backend = tokenizer.backend_tokenizer
-    parts = (backend.normalizer, backend.pre_tokenizer)
-    rest = (len(tokenizer), backend.encode_special_tokens, backend.get_added_tokens_decoder())
-    return *(None if part is None else part.__getstate__() for part in parts), repr(rest).encode()
+    try:
+        normalizer, splitter = (part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer))
+    except Exception:  # what `tokenizers` raises for a part that is written in Python
+        return None
+    if normalizer != _cleaning_state():
+        return None
+    return splitter, len(tokenizer), backend.encode_special_tokens, repr(backend.get_added_tokens_decoder())
+
+
+@cache
+def _cleaning_state() -> bytes:
+    state: bytes = cleaning().__getstate__()
+    return state
 
 
 _cutters: WeakKeyDictionary[PreTrainedTokenizerFast, Cutter] = WeakKeyDictionary()

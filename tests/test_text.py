@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from khabar.models.errors import KhabarError, ModelFolderError
@@ -243,7 +243,18 @@ def test_a_cutter_knows_its_tokenizer_and_leaves_no_padding(tiny: PreTrainedToke
     own.backend_tokenizer.pre_tokenizer = Whitespace()
     assert Cutter.of(own).backends[1].pre_tokenizer.__getstate__() == Whitespace().__getstate__()
     own.backend_tokenizer.normalizer = Lowercase()
-    assert Cutter.of(own).backends == (own.backend_tokenizer,)
+    assert len(Cutter.of(own).backends) == 1
+    assert [len(one) for one in Cutter.of(own).cut(["م", "م م"])] == [1, 2]
+
+
+def test_a_tokenizer_with_a_part_written_in_python_is_taken_as_it_is(tiny: PreTrainedTokenizerFast) -> None:
+    class Whole:
+        def pre_tokenize(self, _text: object) -> None:
+            """Leave it whole."""
+
+    own = another_of(tiny)
+    own.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Whole())
+    assert len(Cutter.of(own).cut(["م"])[0]) == 1
 
 
 @given(texts)

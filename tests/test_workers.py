@@ -8,12 +8,12 @@ import pickle
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 
 import psutil
 import pytest
-from fakes import fails_in_its_own_way, gives_a_stream, process_of
+from fakes import ends_in_the_middle_of_its_result, fails_in_its_own_way, gives_a_stream, process_of
 from inputs import json_lines, write
 
 from khabar.inference.lines import result_line
@@ -78,17 +78,36 @@ def test_where_there_is_no_fork_server_processes_start_anew(crew, monkeypatch):
 
     monkeypatch.setattr("multiprocessing.forkserver.ensure_running", fails)
     assert [len(chunk) for chunk in crew.tag_chunks(CHUNKS[:4])] == [0, 1, 2, 3]
+    assert {type(child).__name__ for child in children()} == {"SpawnProcess"}
 
 
 def test_a_process_that_ends_as_it_starts_is_told_and_the_next_use_starts_others(crew, monkeypatch):
-    def ends(*_):
-        raise BrokenPipeError
+    begin, begun = ProcessPoolExecutor._spawn_process, []
+
+    def second_ends(pool):
+        if begun:
+            raise BrokenPipeError
+        begin(pool)
+        begun.extend(children())
 
     with monkeypatch.context() as patched:
-        patched.setattr("concurrent.futures.process.ProcessPoolExecutor.submit", ends)
-        with pytest.raises(KhabarError, match=r"ended as they started .BrokenPipeError.*__main__"):
-            next(crew.tag_chunks(CHUNKS[3:4]))
+        patched.setattr(ProcessPoolExecutor, "_spawn_process", second_ends)
+        with pytest.raises(KhabarError, match=r"(cannot be started .BrokenPipeError|ended unexpectedly).*__main__"):
+            list(crew.tag_chunks(CHUNKS[3:] * 9))
+    begun[0].join(timeout=20)
+    assert not begun[0].is_alive(), "the first one is not left behind"
     assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3
+
+
+def test_workers_have_something_to_encode_and_no_more_is_read(crew):
+    read = []
+    results = crew.tag_chunks(read.append(chunk) or chunk for chunk in CHUNKS[1:] + [CHUNKS[1] * 600] * 9)
+    next(results)
+    assert len(read) == 3 + 2, "one at the model, one waiting, one planned, and one for each to encode"
+    for _ in range(9):
+        next(results)
+    next(results)
+    assert len(read) == 11 + 3, "of long lists one is enough for two: it is encoded in parts"
 
 
 def test_a_short_list_does_not_wait_for_workers_that_nobody_asked_for(tiny_model, tokenizer):
@@ -168,6 +187,14 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
             pass
     crew.close()
     assert next(crew.tag_chunks(CHUNKS[3:4]))[0].id == "3-3"
+
+
+def test_a_worker_that_ends_while_it_sends_a_result_is_an_error_and_no_hang(crew, monkeypatch):
+    monkeypatch.setattr("khabar.inference.workers.LOOK_SECONDS", 0.5)
+    with pytest.raises(KhabarError, match="ended unexpectedly"):
+        list(crew.map_chunks(ends_in_the_middle_of_its_result, CHUNKS[3:]))
+    crew.close()
+    assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3
 
 
 @pytest.mark.slow

@@ -216,7 +216,7 @@ class Batcher:
     def _batches(self, at_model: deque[_Batch]) -> Iterator[_Batch]:
         """Give batches as they gather, until the batcher is closed.
 
-        The tagger reads one batch ahead before it gives results. An empty one lets it give those it has.
+        The tagger reads some batches ahead before it gives results. Empty ones let it give those it has.
         """
         while True:
             with self._changed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import sys
 
 from khabar.inference.results import TaggedArticle
 
@@ -35,6 +37,15 @@ class LonelyError(Exception):
 
 def fails_in_its_own_way(_result):
     raise LonelyError("one", "two")
+
+
+def ends_in_the_middle_of_its_result(_result):
+    """Send the beginning of a result, as a worker does that is killed while it sends one."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1000) + b"the beginning")
+    os._exit(1)
 
 
 def gives_a_stream(result):
