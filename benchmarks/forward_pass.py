@@ -16,13 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from contest import seconds_of
-from speed import EXAMPLES, SHAPES, base_shaped, machine, varied
+from speed import EXAMPLES, SHAPES, base_shaped, machine, planned, varied
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article_reader import read_articles
-from khabar.models.encoding import encode_articles
 
 ARTICLES = 64
 SHOWN = 8  # operations in the table
@@ -48,8 +47,7 @@ class Operations(TorchDispatchMode):
 def show(shape: str, tagger: Tagger, texts: Sequence[str], passes: int, batch_pieces: int | None) -> None:
     """Measure one model, and print its table."""
     forward = tagger.passes(batch_pieces=batch_pieces)
-    encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=tagger.model.config.max_segment_words)
-    work = max(forward.plan(encoded), key=lambda one: one.n_pieces)
+    work = max(planned(tagger, forward, texts), key=lambda one: one.n_pieces)
     run: Callable[[], object] = lambda: list(forward.run(work))  # noqa: E731
     device = tagger.model.device
     run()

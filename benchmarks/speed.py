@@ -34,6 +34,7 @@ from contest import MB, Contest, seconds_of
 from pipelines import Pipelines, agreement
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from khabar.inference.forward import Forward
 from khabar.inference.gate import compare
 from khabar.inference.lines import result_line
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
@@ -99,6 +100,12 @@ def compiled_taggers(tagger: Tagger) -> dict[str, Tagger]:
     return taggers
 
 
+def planned(tagger: Tagger, passes: Forward, texts: Sequence[str]) -> list[Work]:
+    """Give the work of a tagger's passes over texts that are taken together."""
+    encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=tagger.model.config.max_segment_words)
+    return passes.plan(encoded)
+
+
 def measure(
     shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str], *, compiled: bool
 ) -> dict[str, Any]:
@@ -126,7 +133,8 @@ def measure(
         contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
     if device.type == "cuda":
         n_articles = LOOK_AHEAD[device.type].articles
-        passes, works = tagger.passes(), _planned(tagger, texts[:n_articles])
+        passes = tagger.passes()
+        works = planned(tagger, passes, texts[:n_articles])
         contest.run(
             "(d) its passes alone", model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles
         )
@@ -228,12 +236,6 @@ def _lines(tagger: Tagger, texts: Sequence[str]) -> int:
     """Tag texts in the chunks of `khabar score`, each result laid out by a worker; give the number of lines."""
     chunks = in_chunks(texts, len, LOOK_AHEAD[tagger.device])
     return sum(map(len, tagger.map_chunks(result_line, chunks)))
-
-
-def _planned(tagger: Tagger, texts: Sequence[str]) -> list[Work]:
-    """Give the work of one chunk."""
-    encoded = encode_articles(texts, tagger.tokenizer, max_segment_words=tagger.model.config.max_segment_words)
-    return tagger.passes().plan(encoded)
 
 
 def _tag_unprepared(

@@ -7,7 +7,8 @@ attends, not to what. Knows nothing of texts, or of what asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,8 @@ _MOST_SCORES = 2**20  # at a time, or a row's: what a cache holds
 _LONGEST = 1024  # pieces; beyond, torch's kernel is as fast and never holds all of a row's scores
 _ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernel
 _LEAST_CAPABILITY = (8, 0)  # of a GPU that computes in bfloat16
+
+Way = Callable[..., Tensor | None]  # of attending
 
 
 def suit_attention(model: nn.Module, *, bf16_on_cpu: bool = False) -> None:
@@ -68,7 +71,8 @@ def _is_capable(gpu: torch.device) -> bool:
     return torch.version.cuda is not None and torch.cuda.get_device_capability(gpu) >= _LEAST_CAPABILITY
 
 
-def attend_written_out(
+def attend(
+    way: Way,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -78,14 +82,15 @@ def attend_written_out(
     dropout: float = 0.0,
     **given: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from queries to keys: written out where that is what `suit_attention` promises, else as sdpa does.
+    """Attend from queries to keys: in a way of khabar's where that serves, else as sdpa does.
 
     Args:
+        way: What attends where it serves, else gives None.
         module: The attention layer.
         query: (rows, heads, pieces, head width), like key and value.
         key: See there.
         value: See there.
-        attention_mask: (rows, 1, pieces, pieces), true where a piece looks; None where each looks at all.
+        attention_mask: What the way's function for masks gave; None where each piece looks at all.
         scaling: What scores are multiplied by; None stands for one over the root of the head width.
         dropout: Share of the weights that is dropped.
         given: What else transformers hands on.
@@ -93,29 +98,39 @@ def attend_written_out(
     Returns:
         (rows, pieces, heads, head width), and no weights.
     """
-    if not (
-        torch.is_inference_mode_enabled()
-        and not torch.compiler.is_compiling()
-        and query.device.type == "cpu"
-        and query.dtype == key.dtype == value.dtype == torch.bfloat16
+    if (
+        query.dtype == key.dtype == value.dtype
         and query.shape == key.shape == value.shape
-        and query.shape[2] <= _LONGEST
-        and (attention_mask is None or attention_mask.dtype == torch.bool)
-        and not (getattr(module, "is_causal", True) if given.get("is_causal") is None else given["is_causal"])
         and not dropout
         and given.get("position_bias") is None
         and given.get("softcap") is None
     ):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **given
-        )
+        is_causal = getattr(module, "is_causal", True) if given.get("is_causal") is None else given["is_causal"]
+        attended = way(query, key, value, attention_mask, scaling=scaling, is_causal=is_causal)
+        if attended is not None:
+            return attended, None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **given)
+
+
+def _write_out(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float | None, is_causal: bool
+) -> Tensor | None:
+    """Attend by two products and a softmax; the mask is bool, true where a piece looks."""
+    if not (
+        not torch.compiler.is_compiling()  # first: torch.compile cannot trace the next, and would cut its graph
+        and torch.is_inference_mode_enabled()
+        and query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and query.shape[2] <= _LONGEST
+        and (mask is None or mask.dtype == torch.bool)
+        and not is_causal
+    ):
+        return None
     rows, heads, pieces, width = query.shape
     query = query * (width**-0.5 if scaling is None else scaling)
     key = key.transpose(-1, -2)
-    hidden = None
-    if attention_mask is not None:  # added: filling in scores takes as long as their softmax
-        lowest = torch.finfo(query.dtype).min
-        hidden = query.new_zeros(attention_mask.shape).masked_fill_(~attention_mask, lowest).expand(rows, -1, -1, -1)
+    # Added: filling in scores takes as long as their softmax.
+    hidden = None if mask is None else added_to_scores(mask, query.dtype).expand(rows, -1, -1, -1)
     attended = query.new_empty((rows, pieces, heads, width))
     at_once = max(1, _MOST_SCORES // max(1, heads * pieces * pieces))
     for start in range(0, rows, at_once):
@@ -124,7 +139,33 @@ def attend_written_out(
         if hidden is not None:
             scores += hidden[some]
         attended[some] = torch.matmul(scores.softmax(-1), value[some]).transpose(1, 2)
-    return attended, None
+    return attended
+
+
+def _by_efficient_kernel(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float | None, is_causal: bool
+) -> Tensor | None:
+    """Attend by torch's memory-efficient kernel; the mask is what `hide_on_gpu` made."""
+    del is_causal  # then that mask hides what comes later too
+    if not (
+        query.device.type == "cuda"
+        and mask is not None
+        and mask.dtype == query.dtype
+        and mask.stride(-2) % _ALIGNED == 0
+        and query.shape[-1] % _ALIGNED == 0
+        and not torch.is_grad_enabled()
+    ):
+        return None
+    rows, heads, pieces, _ = query.shape
+    added = mask.expand(rows, heads, pieces, pieces)
+    # torch's own choice goes by settings of the whole process, in which cuDNN's kernel comes first.
+    attended: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, added, compute_log_sumexp=False, scale=scaling
+    )[0]
+    return attended.transpose(1, 2).contiguous()
+
+
+attend_written_out, attend_on_gpu = partial(attend, _write_out), partial(attend, _by_efficient_kernel)
 
 
 def hide_on_gpu(**given: Any) -> Tensor | None:
@@ -160,52 +201,3 @@ def added_to_scores(seen: Tensor, dtype: torch.dtype) -> Tensor:
     *others, n_keys = seen.shape
     added = torch.zeros(*others, -(-n_keys // _ALIGNED) * _ALIGNED, dtype=dtype, device=seen.device)[..., :n_keys]
     return added.masked_fill_(~seen, torch.finfo(dtype).min)
-
-
-def attend_on_gpu(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **given: Any,
-) -> tuple[Tensor, None]:
-    """Attend from queries to keys: by the memory-efficient kernel with what `hide_on_gpu` made, else as sdpa does.
-
-    Args:
-        module: The attention layer.
-        query: (rows, heads, pieces, head width), like key and value.
-        key: See there.
-        value: See there.
-        attention_mask: What `hide_on_gpu` gave.
-        scaling: What scores are multiplied by; None stands for one over the root of the head width.
-        dropout: Share of the weights that is dropped.
-        given: What else transformers hands on.
-
-    Returns:
-        (rows, pieces, heads, head width), and no weights.
-    """
-    if not (
-        query.device.type == "cuda"
-        and attention_mask is not None
-        and attention_mask.dtype == query.dtype == key.dtype == value.dtype
-        and attention_mask.stride(-2) % _ALIGNED == 0
-        and query.shape == key.shape == value.shape
-        and query.shape[-1] % _ALIGNED == 0
-        and not torch.is_grad_enabled()
-        and not dropout
-        and given.get("position_bias") is None
-        and given.get("softcap") is None
-    ):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **given
-        )
-    rows, heads, pieces, _ = query.shape
-    added = attention_mask.expand(rows, heads, pieces, pieces)
-    # torch's own choice goes by settings of the whole process, in which cuDNN's kernel comes first.
-    attended = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, added, compute_log_sumexp=False, scale=scaling
-    )[0]
-    return attended.transpose(1, 2).contiguous(), None

@@ -200,7 +200,7 @@ class Cutter:
             if backend.truncation is not None:
                 backend.no_truncation()
         last = len(self.backends) - 1
-        chosen = [0 if _RARE.search(text) else last for text in texts]
+        chosen = [0 if not last or _RARE.search(text) else last for text in texts]
         found = [
             iter(
                 backend.encode_batch(

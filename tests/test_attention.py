@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -60,9 +61,9 @@ def encoder(request, on_its_processor):
 
 
 def encode(encoder, **given):
-    ids = torch.randint(3, 50, (4, 40), generator=torch.Generator().manual_seed(1))
-    seen = torch.arange(40) < torch.tensor([40, 31, 12, 1])[:, None]
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False, **given):
+    ids = torch.randint(3, 50, (4, 40), generator=torch.Generator().manual_seed(1)).to(encoder.device)
+    seen = (torch.arange(40) < torch.tensor([40, 31, 12, 1])[:, None]).to(encoder.device)
+    with torch.autocast(encoder.device.type, torch.bfloat16, cache_enabled=False, **given):
         return encoder(input_ids=ids, attention_mask=seen.long()).last_hidden_state[seen]
 
 
@@ -112,6 +113,14 @@ def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, dtype, is_caus
     with torch.inference_mode():
         expected, _ = sdpa_attention_forward(layer, *states, **given)
         got, _ = attend_written_out(layer, *states, **given)
+    assert torch.equal(got, expected)
+
+
+def test_compiled_it_leaves_the_graph_whole(states):
+    compiled = torch.compile(partial(attend_written_out, Layer()), backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        expected, _ = sdpa_attention_forward(Layer(), *states, None)
+        got, _ = compiled(*states, None)
     assert torch.equal(got, expected)
 
 
@@ -223,46 +232,32 @@ def test_what_is_added_to_scores_hides_what_is_not_seen(n_keys):
     assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_that_comes_back_from_a_gpu_attends_as_before(name):
+def test_a_model_that_comes_back_from_a_gpu_attends_as_before(encoder):
     """Its configuration still says how it was done there."""
-    torch.manual_seed(0)
-    encoder = AutoModel.from_config(CONFIGS[name]).eval()
-    ids, mask = torch.randint(3, 50, (3, 11)), MASKS["padded"].long()
     with torch.inference_mode():
-        expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        expected = encode(encoder, enabled=False)
         attention.make_known()
         encoder.set_attn_implementation("khabar_on_gpu")
-        found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()])
+        torch.testing.assert_close(encode(encoder, enabled=False), expected)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_gpu_attends_to_the_same(name, bf16, monkeypatch):
-    torch.manual_seed(0)
-    encoder = AutoModel.from_config(CONFIGS[name]).eval()
-    ids, mask = torch.randint(3, 50, (3, 11)), MASKS["padded"].long()
+def test_a_gpu_attends_to_the_same(encoder, bf16, monkeypatch):
     with torch.inference_mode():
-        expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    encoder.cuda()
-    suit_attention(encoder)
-    given = []
-    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_args, **_kwargs: given.append("sdpa"))
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-        found = encoder(input_ids=ids.cuda(), attention_mask=mask.cuda()).last_hidden_state
+        expected = encode(encoder, enabled=False)
+        encoder.cuda()
+        suit_attention(encoder)
+        given = []
+        monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_args, **_kwargs: given.append("sdpa"))
+        found = encode(encoder, enabled=bf16).cpu().float()
     assert not given, "all layers took the kernel"
-    found, expected = found.cpu().float()[mask.bool()], expected[mask.bool()]
     torch.testing.assert_close(found, expected, atol=0.1 if bf16 else 1e-4, rtol=0)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_pass_does_not_wait_for_the_gpu(name):
-    torch.manual_seed(0)
-    encoder = AutoModel.from_config(CONFIGS[name]).eval().cuda()
-    prepare(encoder, bf16=True)
+def test_a_pass_does_not_wait_for_the_gpu(encoder):
+    prepare(encoder.cuda(), bf16=True)
     ids, mask = torch.randint(3, 50, (3, 11)).cuda(), MASKS["padded"].long().cuda()
     try:
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
