@@ -1,7 +1,7 @@
 """Trains and measures an encoder on ANERcorp and on gold, beside feature baselines and published figures.
 
     python benchmarks/quality.py --encoder FOLDER_OR_ID [--config FILE] [--seeds 0 1 2] [--output FILE.json]
-                                 [--taught TEXTS.jsonl [--taught-config FILE]]
+                                 [--join WORDS] [--taught TEXTS.jsonl [--taught-config FILE]]
     python benchmarks/quality.py --model FOLDER          # measures a finished model on the gold corpus
     python benchmarks/quality.py --only baselines
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from khabar.inference.results import spans_of
 from khabar.inference.tagger import Tagger, load
-from khabar.models.article import Article
+from khabar.models.article import Article, Entity
 from khabar.models.article_reader import read_articles
 from khabar.models.errors import KhabarError
 from khabar.training.conll import iter_conll
@@ -57,15 +58,44 @@ Row = dict[str, Any]  # {"name", "source", column: [one value a seed]}
 
 
 class Anercorp:
-    """ANERcorp's train and test sentences, and the benchmark's measure: exact spans of whole tokens."""
+    """ANERcorp's train and test sentences, and the benchmark's measure: exact spans of whole tokens.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Holds train.bio and test.bio.
+        join: Most words of an article that consecutive sentences are read as together, the corpus's own punctuation
+            having cut them apart; 0 reads each alone.
+    """
+
+    def __init__(self, folder: Path, join: int = 0) -> None:
         self.train_file = folder / "train.bio"
         self.test = list(iter_conll(folder / "test.bio"))
+        self._join = join
         sentences = _token_sentences(folder / "test.bio")
         if len(sentences) != len(self.test):
             raise KhabarError(f"{folder / 'test.bio'}: {len(sentences)} sentences, {len(self.test)} articles")
         self._tokens = [_locate(article.text, tokens) for article, tokens in zip(self.test, sentences, strict=True)]
+
+    def training_file(self, folder: Path) -> Path:
+        """Give the train split as it is to be learned from; joined articles are written to a folder."""
+        if not self._join:
+            return self.train_file
+        path = folder / "joined.jsonl"
+        rows = [_joined(group).to_json() for group in _groups(list(iter_conll(self.train_file)), self._join)]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    def tag(self, tagger: Tagger) -> list[list[Span]]:
+        """Tag the test split; spans by sentence."""
+        groups = _groups(self.test, self._join)
+        found: list[list[Span]] = []
+        for group, result in zip(groups, tagger.tag_many(map(_joined, groups)), strict=True):
+            start = 0
+            for sentence in group:
+                stop = start + len(sentence.text)
+                cut = ((max(a, start), min(b, stop), label) for a, b, label in spans_of(result.entities))
+                found.append([(a - start, b - start, label) for a, b, label in cut if a < b])
+                start = stop + 1
+        return found
 
     def measure(self, predicted: Sequence[Sequence[Span]]) -> dict[str, float | None]:
         """Measure each test sentence's predicted character spans, widened to whole tokens."""
@@ -111,8 +141,31 @@ def _without_misc(sentences: Sequence[Sequence[Span]]) -> list[list[Span]]:
     return [[span for span in spans if span[2] != "MISC"] for spans in sentences]
 
 
-def _entity_spans(tagger: Tagger, articles: Sequence[Article]) -> list[list[Span]]:
-    return [spans_of(result.entities) for result in tagger.tag_many(articles)]
+def _groups(sentences: Sequence[Article], most_words: int) -> list[list[Article]]:
+    """Put consecutive sentences together, as many as have no more words; a longer one stays alone."""
+    groups: list[list[Article]] = []
+    n_words = 0
+    for sentence in sentences:
+        n_more = len(sentence.text.split())
+        if not groups or n_words + n_more > most_words:
+            groups.append([])
+            n_words = 0
+        groups[-1].append(sentence)
+        n_words += n_more
+    return groups
+
+
+def _joined(sentences: Sequence[Article]) -> Article:
+    """Make one article of sentences, a space between two."""
+    text = ""
+    entities: list[Entity] = []
+    for sentence in sentences:
+        text += " " * bool(text)
+        before = len(text)
+        moved = (replace(one, start=one.start + before, end=one.end + before) for one in sentence.entities or ())
+        entities.extend(moved)
+        text += sentence.text
+    return Article(text=text, entities=tuple(entities))
 
 
 def _gold_figures(report: Report) -> dict[str, float | None]:
@@ -124,32 +177,39 @@ def _gold_figures(report: Report) -> dict[str, float | None]:
 
 
 def encoder_rows(options: argparse.Namespace, data: Path) -> list[Row]:
-    """Train on each corpus with each seed, and measure on its held-out part; and so for what these models teach."""
-    row: Row = {"name": options.encoder, "source": "this run"}
-    taught: Row = {"name": f"{options.encoder}, taught by these on {options.taught}", "source": "this run"}
-    with tempfile.TemporaryDirectory(prefix="khabar-quality-") as scratch:
+    """Train each encoder on each corpus with each seed, and measure on its held-out part; then what all these teach."""
+    rows: list[Row] = [{"name": encoder, "source": "this run"} for encoder in options.encoder]
+    taught: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="khabar-quality-") as name:
+        scratch = Path(name)
         if "anercorp" in options.only:
-            corpus = Anercorp(data / "ner" / "anercorp")
-            models = [Path(scratch) / f"anercorp-{seed}" for seed in options.seeds]
-            for seed, model in zip(options.seeds, models, strict=True):
-                tagger = _trained(options, options.config, corpus.train_file, None, seed, model)
-                _add(row, corpus.measure(_entity_spans(tagger, corpus.test)))
+            corpus = Anercorp(data / "ner" / "anercorp", options.join)
+            train_file = corpus.training_file(scratch)
+            models: list[Path] = []
+            for row in rows:
+                for seed in options.seeds:
+                    models.append(scratch / f"anercorp-{len(models)}")
+                    tagger = _trained(options, row["name"], options.config, train_file, None, seed, models[-1])
+                    _add(row, corpus.measure(corpus.tag(tagger)))
             if options.taught:
-                both = _taught_corpus(Path(scratch) / "taught.yaml", corpus.train_file, options.taught, models)
+                first = options.encoder[0]
+                taught = [{"name": f"{first}, taught by all these on {options.taught}", "source": "this run"}]
+                both = _taught_corpus(scratch / "taught.yaml", train_file, options.taught, models)
                 config = options.taught_config or options.config
                 for seed in options.seeds:
-                    tagger = _trained(options, config, both, None, seed, Path(scratch) / f"taught-{seed}")
-                    _add(taught, corpus.measure(_entity_spans(tagger, corpus.test)))
+                    tagger = _trained(options, first, config, both, None, seed, scratch / f"taught-{seed}")
+                    _add(taught[0], corpus.measure(corpus.tag(tagger)))
         if "gold" in options.only:
-            dev_file = data / "gold" / "dev.jsonl"
+            train_file, dev_file = (data / "gold" / f"{split}.jsonl" for split in ("train", "dev"))
             dev = read_articles(dev_file)
-            for seed in options.gold_seeds:
-                output = Path(scratch) / f"gold-{seed}"
-                tagger = _trained(options, options.config, data / "gold" / "train.jsonl", dev_file, seed, output)
-                report = evaluate(tagger, dev)
-                _say(f"gold dev, seed {seed}\n{render(report)}")
-                _add(row, _gold_figures(report))
-    return [row, taught] if options.taught else [row]
+            for number, row in enumerate(rows):
+                for seed in options.gold_seeds:
+                    output = scratch / f"gold-{number}-{seed}"
+                    tagger = _trained(options, row["name"], options.config, train_file, dev_file, seed, output)
+                    report = evaluate(tagger, dev)
+                    _say(f"gold dev, {row['name']}, seed {seed}\n{render(report)}")
+                    _add(row, _gold_figures(report))
+    return rows + taught
 
 
 def _taught_corpus(path: Path, labelled: Path, texts: Path, teachers: Sequence[Path]) -> Path:
@@ -161,12 +221,18 @@ def _taught_corpus(path: Path, labelled: Path, texts: Path, teachers: Sequence[P
 
 
 def _trained(
-    options: argparse.Namespace, config: str | None, corpus: Path, dev: Path | None, seed: int, output: Path
+    options: argparse.Namespace,
+    encoder: str,
+    config: str | None,
+    corpus: Path,
+    dev: Path | None,
+    seed: int,
+    output: Path,
 ) -> Tagger:
     given: dict[str, Any] = {
         "corpora": (str(corpus),),
         "output": str(output),
-        "encoder": options.encoder,
+        "encoder": encoder,
         "seed": seed,
         "device": options.device,
     }
@@ -174,7 +240,7 @@ def _trained(
         given["dev"] = str(dev)
     began = time.monotonic()
     train(read_settings(config, given), progress_bar=sys.stderr.isatty())
-    _say(f"trained on {corpus.name}, seed {seed}: {time.monotonic() - began:,.0f} s")
+    _say(f"{encoder} trained on {corpus.name}, seed {seed}: {time.monotonic() - began:,.0f} s")
     return load(output, device=options.device)
 
 
@@ -257,13 +323,20 @@ def _say(line: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure quality; every figure is an F1 in percent.")
-    parser.add_argument("--encoder", help="encoder to train on, hub id or folder")
+    parser.add_argument(
+        "--encoder", action="append", default=[], help="encoder to train on, hub id or folder; may be given repeatedly"
+    )
     parser.add_argument("--model", action="append", default=[], help="finished model: folder, hub id or embedded")
     parser.add_argument("--config", help="training settings, YAML or JSON")
     parser.add_argument(
-        "--taught", type=Path, help="articles (.jsonl) without labels, on which ANERcorp's models teach others"
+        "--join", type=int, default=0, help="words up to which ANERcorp's consecutive sentences are read as one article"
     )
-    parser.add_argument("--taught-config", help="training settings of those (--config)")
+    parser.add_argument(
+        "--taught",
+        type=Path,
+        help="articles (.jsonl) without labels, on which ANERcorp's models teach",
+    )
+    parser.add_argument("--taught-config", help="training settings of those taught (--config)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the ANERcorp runs")
     parser.add_argument("--gold-seeds", type=int, nargs="+", default=[0], help="of the gold runs")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the corpora")

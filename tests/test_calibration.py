@@ -1,6 +1,7 @@
 """Calibration from logits to folder: what is fitted, what it is worth, and what the user gets of it."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -428,7 +429,7 @@ def test_the_command_makes_a_calibrated_copy(tiny_model_folder, corpus, tmp_path
         assert config.topic_thresholds[topic] == one["fitted"]["threshold"]
     assert (content["model"], content["corpus"]) == ("tiny 1.0", "dev.jsonl")
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    assert {"model": "tiny 1.0", **metrics["calibration"]} == content
+    assert {"model": "tiny 1.0", **metrics["calibration"]} == {**content, "after_training": True}
 
 
 def test_the_command_changes_a_folder_in_place(tiny_model_folder, corpus):
@@ -479,7 +480,7 @@ def test_a_copy_that_fails_leaves_nothing(tiny_model_folder, tiny_model, tmp_pat
     assert list(target.parent.iterdir()) == []
 
 
-def test_training_calibrates_on_dev(tmp_path, corpus, bert_config, tokenizer):
+def test_training_calibrates_on_dev(tmp_path, corpus, bert_config, tokenizer, caplog):
     from transformers import AutoModel
 
     torch.manual_seed(0)
@@ -494,3 +495,22 @@ def test_training_calibrates_on_dev(tmp_path, corpus, bert_config, tokenizer):
         assert (metrics["calibration"] or {}).get("corpus") == calibrated_on
         temperatures = load(tmp_path / name, device="cpu").model.config.topic_temperatures
         assert (set(temperatures.values()) == {1.0}) == (calibrated_on is None)
+
+    # The card follows a later calibration, unless it has become somebody's own.
+    folder = tmp_path / "off"
+    assert "Thresholds are not fitted" in (folder / "README.md").read_text(encoding="utf-8")
+    for _ in range(2):
+        done = run("calibrate", folder, corpus, "--device", "cpu")
+        assert done.exit_code == 0, done.stderr
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"Fitted on {corpus.name}" in card
+        assert "Those of topics are from before the calibration below." in card
+        assert "and the thresholds" not in card
+        thresholds = load(folder, device="cpu").model.config.topic_thresholds
+        assert all(re.search(rf"\| {topic} \| [\d.]+ \| {value:.2f} \|", card) for topic, value in thresholds.items())
+        assert "as khabar train wrote it" not in caplog.text
+    (folder / "README.md").write_text(f"{card}\nOurs.\n", encoding="utf-8")
+    done = run("calibrate", folder, corpus, "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "README.md is not as khabar train wrote it, so it is left" in caplog.text
+    assert (folder / "README.md").read_text(encoding="utf-8") == f"{card}\nOurs.\n"

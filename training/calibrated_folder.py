@@ -1,11 +1,13 @@
 """Puts a calibration into a model's folder: in place, or in a copy of the folder.
 
-Knows config.json and metrics.json as JSON and the other files as bytes; weights are never read.
+Knows config.json and metrics.json as JSON, the card as what is made from the latter, and the other files as bytes;
+weights are never read.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,6 +20,9 @@ from khabar.inference.sinks import FileSink, whole_folder
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError
 from khabar.models.folder import named_folder
+from khabar.training.card import render_card
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = ("topic_temperatures", "topic_thresholds", "topic_bands")
 
@@ -49,9 +54,9 @@ def check_target(model: str, output: str | None) -> None:
 
 
 def store_calibration(folder: str | Path, config: KhabarConfig, report: Mapping[str, Any]) -> None:
-    """Write a calibration into a folder's config.json, and what it is worth into its metrics.json.
+    """Write a calibration into a folder's config.json, and what it is worth into its metrics.json and its card.
 
-    Each file changes as a whole, config.json last.
+    Each file changes as a whole, config.json last. A card that is not as training wrote it stays, and the log says so.
 
     Args:
         folder: A model folder.
@@ -66,8 +71,10 @@ def store_calibration(folder: str | Path, config: KhabarConfig, report: Mapping[
     metrics = _read(metrics_file) if metrics_file.exists() else {}
     stored = _read(config_file)
     # Training notes the settings among its measures too.
-    metrics |= {name: value for name, value in settings.items() if name in metrics} | {"calibration": report}
-    _write(metrics_file, json.dumps(metrics, ensure_ascii=False, indent=1))
+    noted = {name: value for name, value in settings.items() if name in metrics}
+    calibrated = metrics | noted | {"calibration": {**report, "after_training": True}}
+    _write_card(Path(folder) / "README.md", metrics, calibrated)
+    _write(metrics_file, json.dumps(calibrated, ensure_ascii=False, indent=1))
     _write(config_file, json.dumps(stored | settings, indent=2, sort_keys=True))  # as transformers writes it
 
 
@@ -92,6 +99,20 @@ def copy_calibrated(model: str, output: str | Path, config: KhabarConfig, report
             if path.is_file():
                 shutil.copyfile(path, partial / path.name)
         store_calibration(partial, config, report)
+
+
+def _write_card(card: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Make a card anew from a folder's measures, if it is what the earlier ones made."""
+    if not card.exists():
+        return
+    text = card.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+    try:
+        if text in (render_card(before), render_card(after)):  # the latter where an earlier call ended half-way
+            _write(card, render_card(after))
+            return
+    except (KeyError, TypeError):  # measures of another version of khabar, or of somebody's own
+        pass
+    logger.warning("%s is not as khabar train wrote it, so it is left: see what it says of thresholds", card)
 
 
 def _read(path: Path) -> dict[str, Any]:
