@@ -210,6 +210,20 @@ def test_reads_compressed_text_and_misses_its_end(text_file: Path, tmp_path: Pat
         list(read_articles([packed]))
 
 
+def test_text_in_another_encoding_is_named(text_file: Path, tmp_path: Path) -> None:
+    text = text_file.read_text(encoding="utf-8")
+    other = tmp_path / "windows.txt"
+    other.write_bytes(text.encode("cp1256", errors="ignore"))
+    with pytest.raises(KhabarError, match=r"windows\.txt is not in UTF-8 and looks like Windows-1256; allowed: UTF-8"):
+        list(read_articles([other]))
+    other.write_bytes(text.encode() * 40 + b"\nab\xff\n")
+    number = 40 * text.count("\n") + 2
+    with pytest.raises(KhabarError, match=rf"windows\.txt:{number}: not UTF-8: byte 0xff at byte 3 of the line"):
+        list(read_articles([other]))
+    other.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert list(read_articles([other])) == list(read_articles([text_file]))
+
+
 def test_an_encoder_is_not_replaced_unasked(text_file: Path, tmp_path: Path) -> None:
     pretrain(small_settings(text_file, tmp_path, passes=1.0))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

@@ -5,7 +5,6 @@ Knows text files and a tokenizer; knows nothing of models or objectives.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from khabar.inference.compressed import open_bytes
+from khabar.inference.compressed import open_bytes, put_back
+from khabar.models.article_reader import HEAD_BYTES, refuse_encoding
 from khabar.models.errors import KhabarError
 
 _ENCODED_TOGETHER = 512  # articles a call of the fast tokenizer
@@ -43,12 +43,15 @@ def read_lines(paths: Sequence[str | Path]) -> Iterator[str]:
         MissingExtraError: If it is Zstandard and the package for that is not installed.
     """
     for path in map(text_file, paths):
-        try:
-            with open_bytes(path) as stream:
-                for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                    yield line.rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise KhabarError(f"{path}: not UTF-8 ({error.reason})") from error
+        with open_bytes(path) as stream:
+            head = stream.read(HEAD_BYTES)
+            refuse_encoding(path, head)
+            for number, line in enumerate(put_back(head, stream), start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    byte = f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line"
+                    raise KhabarError(f"{path}:{number}: not UTF-8: {byte}") from None
         yield ""
 
 

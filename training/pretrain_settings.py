@@ -39,8 +39,8 @@ class PretrainSettings:
     `hidden_size`, `rows`, `length`, `learning_rate` and `passes` of 0 become the architecture's recipe.
 
     Attributes:
-        texts: Text files, plain or .zst: one paragraph a line, an empty line between articles.
-        output: Folder for the encoder; the piece cache goes to its `cache/`, checkpoints to `checkpoints/`.
+        texts: Text files in UTF-8, plain, .gz or .zst: one paragraph a line, an empty line between articles.
+        output: Folder for the encoder; its `checkpoints/` holds pieces and checkpoints until the run is done.
         architecture: `recurrent`, which a CPU pretrains in an hour, or `transformer`, which wants a GPU.
         objective: None takes the architecture's first: `cloze` for recurrent; `replaced-token` or `masked-lm`
             for transformer.
