@@ -54,14 +54,19 @@ def column(label):
 @pytest.fixture
 def other_teacher(tmp_path, tiny_model, tokenizer):
     """A second tiny model: other weights under the same labels, in another order."""
-    torch.manual_seed(5)
+    return save_teacher(tmp_path / "other-model", tiny_model, tokenizer, seed=5, std=0.5)
+
+
+def save_teacher(folder, tiny_model, tokenizer, *, seed, std):
+    """Save the tiny model with other heads: the larger their weights, the surer it is."""
+    torch.manual_seed(seed)
     config = replace_config(tiny_model.config, topics=["statement", "attack"])
     other = type(tiny_model)(config).eval()
     for head in (other.topic_head, other.entity_head):
         for parameter in head.parameters():
-            torch.nn.init.normal_(parameter, std=0.5)
-    save_model(other, tokenizer, tmp_path / "other-model")
-    return tmp_path / "other-model"
+            torch.nn.init.normal_(parameter, std=std)
+    save_model(other, tokenizer, folder)
+    return folder
 
 
 def replace_config(config, **changes):
@@ -136,6 +141,24 @@ def test_teachers_answer_with_their_mean(tiny_model_folder, other_teacher, token
         assert (a.article_topics[1] != b.article_topics[1]) or not a.allowed_tags.size
 
 
+def test_many_teachers_overrule_one(tmp_path, tiny_model, tokenizer, news_rows):
+    sure, other = (
+        save_teacher(tmp_path / f"sure-{seed}", tiny_model, tokenizer, seed=seed, std=30.0) for seed in (5, 6)
+    )
+    articles = [Article(text=row["text"]) for row in news_rows(24)]
+    known = [tags.OUTSIDE, *column("LOCATION")]  # the teachers say nothing of the other labels
+    most, one, two, four = (
+        np.concatenate([target.allowed_tags[:, known] for target in completed(folders, tokenizer, articles)[2]])
+        for folders in ([sure], [other], [sure, other], [sure, sure, sure, other])
+    )
+    # Words of which each is sure, and of another tag than the other.
+    apart = (most.sum(axis=1) == 1) & (one.sum(axis=1) == 1) & ~(most & one).any(axis=1)
+    assert apart.sum() > 10
+    assert (two[apart] == (most | one)[apart]).all(axis=1).mean() > 0.7, "either of two may be right"
+    # One is not followed against three, unless these are less sure than it.
+    assert (four[apart] == most[apart]).all(axis=1).mean() > 0.7
+
+
 def test_every_segment_keeps_a_legal_path(tiny_model_folder, tokenizer):
     """Also where the source rules out what the teacher holds likely."""
     text = TEXTS[0]
@@ -172,10 +195,10 @@ def write_yaml(path, *sources):
 
 def test_a_model_learns_from_texts_alone(tmp_path, news_rows, train_settings):
     """A student that never sees a label knows what its teacher knows."""
-    teacher = train(replace(train_settings, epochs=45, output=str(tmp_path / "teacher")), progress_bar=False)
+    teacher = train(replace(train_settings, epochs=60, output=str(tmp_path / "teacher")), progress_bar=False)
     write_rows(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in news_rows(48)])
     corpora = write_yaml(tmp_path / "taught.yaml", {"path": "texts.jsonl", "teacher": "teacher"})
-    settings = replace(train_settings, corpora=(str(corpora),), epochs=45)
+    settings = replace(train_settings, corpora=(str(corpora),), epochs=60)
     result = train(settings, progress_bar=False)
     assert result.metrics["labels"] == teacher.metrics["labels"]
     assert result.metrics["data"]["train"][0]["teachers"] == ["teacher"]

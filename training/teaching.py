@@ -26,9 +26,10 @@ from khabar.models.errors import KhabarError
 from khabar.models.model import NOT_ANNOTATED
 from khabar.training.targets import LabelSet, Targets
 
-# A tag is likely for a word if it has this share of the likeliest tag's probability: two or more are left where the
-# teachers are torn. Far lower, and "outside" would be left to most names: a student that finds none would be right.
-LIKELY_SHARE = 1 / 3
+# A tag is likely for a word if it has this share of the likeliest tag's probability, or if this share of the teachers
+# chose it: two or more are left where they are torn. Far lower, and "outside" would be left to most names: a student
+# that finds none would be right. Three sure teachers give the tag of a fourth one a third, and overrule it.
+LIKELY_SHARE = 0.4
 # From here on, the teachers are sure how many letters stand joined before a name.
 SURE_PROCLITICS = 0.9
 
@@ -224,20 +225,28 @@ def _by_segments(targets: Targets) -> NDArray[np.float32]:
 def _likely(encoded: EncodedArticle, allowed: NDArray[np.bool_], answer: Answer) -> NDArray[np.bool_]:
     """Of the tags that a source allows, keep those that the teachers hold likely, where a path is left."""
     highest = np.nan_to_num(answer.tags).max(axis=1, keepdims=True, initial=0)
-    likely = np.isnan(answer.tags) | (answer.tags >= LIKELY_SHARE * highest) | (answer.best > 0)
-    both = allowed & likely
-    both = np.where(both.any(axis=1, keepdims=True), both, allowed)
-    if allowed.all():
-        return both  # every teacher's best path is left
+    likely = np.isnan(answer.tags) | (answer.tags >= LIKELY_SHARE * highest)
     n_labels = (allowed.shape[1] - 1) // 2
     starts, moves = tags.legal_starts(n_labels).numpy(), tags.legal_transitions(n_labels).numpy()
+    kept = allowed.copy()
     for segment in range(len(encoded.segments)):
         words = slice(*np.searchsorted(encoded.word_segments, [segment, segment + 1]))
-        reached = starts
-        for row in both[words]:
-            reached = reached & row
-            if not reached.any():
-                both[words] = allowed[words]
+        # What enough teachers chose; where that cannot be read as one path, what any of them did.
+        for chosen in (answer.best[words] >= LIKELY_SHARE, answer.best[words] > 0):
+            both = allowed[words] & (likely[words] | chosen)
+            both = np.where(both.any(axis=1, keepdims=True), both, allowed[words])
+            if _has_path(both, starts, moves):
+                kept[words] = both
                 break
-            reached = moves[reached].any(axis=0)
-    return both
+    return kept
+
+
+def _has_path(allowed: NDArray[np.bool_], starts: NDArray[np.bool_], moves: NDArray[np.bool_]) -> bool:
+    """Whether a segment's words, (n_words, n_tags), leave a legal sequence of tags."""
+    reached = starts
+    for row in allowed:
+        reached = reached & row
+        if not reached.any():
+            return False
+        reached = moves[reached].any(axis=0)
+    return True
