@@ -57,7 +57,7 @@ class Forward:
         at_once: Works that will be run at the same time; a short list too is cut into as many.
 
     Raises:
-        ValueError: If batch_pieces is below 1.
+        KhabarError: If batch_pieces is below 1.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Forward:
         at_once: int = 1,
     ) -> None:
         if batch_pieces is not None and batch_pieces < 1:
-            raise ValueError(f"batch_pieces must be at least 1, got {batch_pieces}")
+            raise KhabarError(f"batch_pieces must be at least 1, got {batch_pieces}")
         self._model = model
         self._device = model.device
         self._bf16 = bf16

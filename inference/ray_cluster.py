@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from khabar.inference.runtimes import check_runtime
 from khabar.models.errors import DeviceError, KhabarError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -28,24 +29,27 @@ class RayOptions:
         model: As for `khabar.load`; a folder must be there on every machine.
         device: `auto` (GPUs if the cluster has some), `cpu` or `cuda`. A worker has one GPU, or one processor.
         runtime: As for `khabar.load`.
+        precision: As for `khabar.load`.
         workers: How many; None takes as many as the cluster has room for.
         chunks_in_stretch: Most chunks that a worker is given at once and puts into one part; None takes a number that
             suits the device.
 
     Raises:
         DeviceError: If the device is another.
-        KhabarError: If there are no workers.
+        KhabarError: If there are no workers, or there is no such runtime or precision, or they do not go together.
     """
 
     model: str = "embedded"
     device: str = "auto"
     runtime: str = "torch"
+    precision: str = "auto"
     workers: int | None = None
     chunks_in_stretch: int | None = None
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise DeviceError(f"device is {self.device!r}; allowed with --engine ray: auto, cpu, cuda")
+        check_runtime(self.runtime, self.precision)
         if self.workers is not None and self.workers < 1:
             raise KhabarError(f"workers is {self.workers}, must be at least 1")
 
@@ -138,4 +142,6 @@ def load_tagger(options: RayOptions, pool: Pool) -> Tagger:
     from khabar.inference.workers import usual_number
 
     helpers = usual_number(pool.device, pool.n_cpus)
-    return load(options.model, device=pool.device, runtime=options.runtime, workers=helpers)
+    return load(
+        options.model, device=pool.device, runtime=options.runtime, precision=options.precision, workers=helpers
+    )

@@ -1,8 +1,23 @@
-"""The names of what runs a model and of its precisions, as every way in takes them."""
+"""The names of what runs a model and of its precisions, as every way in takes them, and which go together."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
+
+from khabar.models.errors import KhabarError
+from khabar.models.ranges import check_choice
 
 Runtime = Literal["torch", "compiled", "onnx"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+def check_runtime(runtime: str, precision: str) -> None:
+    """See that there are such a runtime and precision, and that they go together.
+
+    Raises:
+        KhabarError: If not.
+    """
+    check_choice("precision", precision, get_args(Precision))
+    check_choice("runtime", runtime, get_args(Runtime))
+    if runtime == "onnx" and precision != "auto":
+        raise KhabarError(f"precision is {precision!r}, but an exported model has its own; allowed: auto")

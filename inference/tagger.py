@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Self, TypeVar, get_args
+from typing import Self, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -22,7 +22,7 @@ from khabar.inference.onnx_model import OnnxEncoder, load_onnx
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
 from khabar.inference.prepared import prepare
 from khabar.inference.results import TaggedArticle, unchanged
-from khabar.inference.runtimes import Precision, Runtime
+from khabar.inference.runtimes import check_runtime
 from khabar.inference.workers import TextWork, Workers, usual_number
 from khabar.models.article import Article
 from khabar.models.device import choose_device
@@ -32,7 +32,6 @@ from khabar.models.messages import show
 from khabar.models.model import KhabarModel
 
 MOST_AT_ONCE = 8  # forward passes on a CPU: each holds its batch's states, and torch may count too many cores
-PRECISIONS, RUNTIMES = get_args(Precision), get_args(Runtime)
 
 T = TypeVar("T")
 Result = TaggedArticle | KhabarError
@@ -69,14 +68,9 @@ def load(
         KhabarError: If the runtime or the precision is unknown, or they do not go together.
         MissingExtraError: If the runtime is not installed.
     """
-    if precision not in PRECISIONS:
-        raise KhabarError(f"precision is {precision!r}, must be one of {', '.join(PRECISIONS)}")
-    if runtime not in RUNTIMES:
-        raise KhabarError(f"runtime is {runtime!r}, must be one of {', '.join(RUNTIMES)}")
+    check_runtime(runtime, precision)
     folder = named_folder("embedded" if model is None else model)
     if runtime == "onnx":
-        if precision != "auto":
-            raise KhabarError(f"precision is {precision!r}, but an exported model has its own; allowed: auto")
         if device not in ("auto", "cpu"):
             raise DeviceError(f"device is {device!r}, but runtime onnx runs on the CPU; allowed: auto, cpu")
         return Tagger(*load_onnx(folder), workers=workers)

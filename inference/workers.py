@@ -135,12 +135,12 @@ class Workers:
         spare_short: Leave a short list that comes first to the thread that asks: it is done before they have started.
 
     Raises:
-        ValueError: If n is negative.
+        KhabarError: If n is negative.
     """
 
     def __init__(self, n: int, work: TextWork, *, spare_short: bool = False) -> None:
         if n < 0:
-            raise ValueError(f"workers must be at least 0, got {n}")
+            raise KhabarError(f"workers must be at least 0, got {n}")
         self.n = n
         self.spare_short = spare_short
         self._work = work

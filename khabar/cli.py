@@ -33,7 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(help="Look at labelled articles.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(
+    help="Check, split, convert and compare labelled articles, and choose which to label.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(data, name="data")
 
 app.command()(score)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,14 +55,13 @@ def calibrate(
     from tqdm import tqdm
 
     from khabar.training.calibration_report import render_calibration
-    from khabar.training.corpora import choose_split, load_corpus
+    from khabar.training.corpora import as_gold, choose_split, load_corpus
     from khabar.training.leaks import warn_of_training_files
     from khabar.training.predictions import unknown_labels
 
-    # Entities have no part in it: whatever they are called, the corpus will do.
     sources = load_corpus(corpus, split=choose_split(corpus, default=("dev",)))
     warn_of_training_files(model, sources)
-    articles = [replace(article, entities=None) for source in sources for article in source.articles]
+    articles = [article for source in sources for article in as_gold(source, entities=False)]
 
     from khabar.inference.tagger import load
 

@@ -123,9 +123,7 @@ def score(
     if engine == "ray":
         if to_stream or resume:
             raise KhabarError("--engine ray needs --output, a new folder, and does not go with --resume")
-        if precision != "auto":
-            raise KhabarError("--precision does not go with --engine ray; allowed: auto")
-        ray_options = RayOptions(model=model, device=device, runtime=runtime, workers=workers)
+        ray_options = RayOptions(model=model, device=device, runtime=runtime, precision=precision, workers=workers)
         check_results_folder(output, options, sources)
         with scoring_progress((), hidden=False) as progress:
             summary = score_sources_on_ray(

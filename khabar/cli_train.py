@@ -51,7 +51,8 @@ def train(
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="Start from a finished model: it keeps its labels and learns those of the corpora beside them.",
+            help="Start from a finished model: it keeps its labels and learns those of the corpora beside them. "
+            "Needs a dev set, or --allow-drop.",
         ),
     ] = None,
     max_drop: Annotated[
@@ -110,10 +111,16 @@ def train(
         float | None, typer.Option(help="Choose thresholds for this precision, such as 0.9.  [default: the best F1]")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Train so many times, with --seed and the next ones, and keep the best on dev.")
+        int,
+        typer.Option(
+            help="Train so many times, with --seed and the next ones, and keep the best on dev, which is needed."
+        ),
     ] = 1,
     search: Annotated[
-        int, typer.Option(help="First try so many settings around the given ones, and take the best on dev.")
+        int,
+        typer.Option(
+            help="First try so many settings around the given ones, and take the best on dev, which is needed."
+        ),
     ] = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,

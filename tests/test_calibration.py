@@ -480,6 +480,18 @@ def test_a_copy_that_fails_leaves_nothing(tiny_model_folder, tiny_model, tmp_pat
     assert list(target.parent.iterdir()) == []
 
 
+def test_what_nobody_looked_for_is_not_taken_for_absent(tiny_model_folder, corpus, tmp_path):
+    both = tmp_path / "both.yaml"
+    (tmp_path / "attacks.jsonl").write_text('{"text": "قتل شخصان في بغداد", "topics": ["attack"]}', encoding="utf-8")
+    sources = [{"path": corpus.name}, {"path": "attacks.jsonl", "unannotated_topics": ["statement"]}]
+    both.write_text(json.dumps({"sources": sources}), encoding="utf-8")  # JSON is YAML
+    before = (tiny_model_folder / "config.json").read_bytes()
+    done = run("calibrate", tiny_model_folder, both, "--device", "cpu")
+    assert done.exit_code == 2
+    assert "cannot be evaluated exactly: statement is not annotated" in done.stderr
+    assert (tiny_model_folder / "config.json").read_bytes() == before
+
+
 def test_training_calibrates_on_dev(tmp_path, corpus, bert_config, tokenizer, caplog):
     from transformers import AutoModel
 

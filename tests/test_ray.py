@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from khabar.cli import app
 from khabar.inference.part import errors_path
-from khabar.inference.ray_cluster import RayOptions
+from khabar.inference.ray_cluster import Pool, RayOptions, load_tagger
 from khabar.inference.ray_engine import check_results_folder, score_sources_on_ray
 from khabar.inference.score import ScoreOptions, score_sources
 from khabar.inference.sources import open_sources
@@ -212,6 +212,7 @@ def test_strict_stops_at_a_bad_row(tmp_path, staging):
         (["-o", "there.jsonl"], "is there already"),
         (["-o", "out.jsonl", "--device", "cuda:1"], "allowed with --engine ray"),
         (["-o", "out.jsonl", "--workers", "0"], "must be at least 1"),
+        (["-o", "out.jsonl", "--runtime", "onnx", "--precision", "bf16"], "an exported model has its own"),
     ],
 )
 def test_what_does_not_go_with_ray_is_said_before_any_work(tmp_path, monkeypatch, options, message):
@@ -271,3 +272,12 @@ def test_another_run_is_not_disturbed(tmp_path, staging):
 def test_a_device_by_number_is_refused():
     with pytest.raises(DeviceError, match="allowed with --engine ray: auto, cpu, cuda"):
         RayOptions(device="cuda:0")
+
+
+def test_a_worker_computes_in_the_precision_that_is_asked_for(monkeypatch, tiny_model_folder):
+    for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS"):  # which a worker sets for itself
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    pool = Pool(n_workers=1, n_cpus=1, n_gpus=0)
+    for precision, bf16 in (("auto", False), ("bf16", True)):
+        tagger = load_tagger(RayOptions(model=str(tiny_model_folder), precision=precision), pool)
+        assert tagger.bf16 is bf16

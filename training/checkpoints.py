@@ -86,7 +86,8 @@ class Checkpoints:
             return
         if not resume:
             raise KhabarError(
-                f"{self.folder} holds checkpoints of an earlier run; go on with --resume, or choose another --output"
+                f"{self.folder} holds checkpoints of an earlier run; go on with --resume, or choose another --output, "
+                "or remove that folder to begin anew"
             )
         self._refuse_others(_SETTINGS, self.settings, "under other settings")
 

@@ -205,16 +205,20 @@ def dev_corpus(paths: Iterable[str | Path]) -> str | None:
     return naming[0] if naming else None
 
 
-def as_gold(corpus: Corpus) -> list[Article]:
+def as_gold(corpus: Corpus, *, entities: bool = True) -> list[Article]:
     """Give a corpus's articles with the model's labels, to measure predictions against.
+
+    Args:
+        corpus: The corpus.
+        entities: Whether they are to be measured; without, whatever the source calls them, it will do.
 
     Raises:
         KhabarError: If the source cannot serve: a label of it stands for several of the model's, or it
             leaves some of the model's labels unannotated, so that right predictions would count as wrong.
     """
     annotation = corpus.annotation
-    coarse = [label for label, targets in annotation.entity_map.items() if len(targets) > 1]
-    missing = sorted(annotation.unannotated | annotation.unannotated_topics)
+    coarse = [label for label, targets in annotation.entity_map.items() if entities and len(targets) > 1]
+    missing = sorted(annotation.unannotated_topics | (annotation.unannotated if entities else frozenset()))
     if coarse or missing:
         reasons = [f"{label} stands for {' or '.join(annotation.entity_map[label])}" for label in coarse]
         reasons += [f"{label} is not annotated" for label in missing]
@@ -222,6 +226,8 @@ def as_gold(corpus: Corpus) -> list[Article]:
             f"{corpus.name} cannot be evaluated exactly: {'; '.join(reasons)}; "
             "allowed: sources whose labels are the model's, one to one"
         )
+    if not entities:
+        return [replace(article, entities=None) for article in corpus.articles]
     return [
         article
         if article.entities is None

@@ -149,7 +149,10 @@ class _Study:
     def admit(self, *, resume: bool) -> None:
         """Refuse a study that is there and not to be resumed."""
         if self._file.exists() and not resume:
-            raise KhabarError(f"{self.folder} holds an earlier search; go on with --resume, or choose another --output")
+            raise KhabarError(
+                f"{self.folder} holds an earlier search; go on with --resume, or choose another --output, or remove "
+                "that folder to begin anew"
+            )
 
     def open(self, settings: SettledSettings) -> None:
         """Open the study of such settings that is there, or a new one."""
