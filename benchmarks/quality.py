@@ -1,6 +1,6 @@
 """Trains and measures an encoder on ANERcorp and on gold, beside feature baselines and published figures.
 
-    python benchmarks/quality.py --encoder FOLDER_OR_ID [--config FILE] [--seeds 0 1 2] [--output FILE.json]
+    python benchmarks/quality.py --encoder FOLDER_OR_ID … [--config FILE] [--seeds 0 1 2] [--output FILE.json]
                                  [--join WORDS] [--taught TEXTS.jsonl [--taught-config FILE]]
     python benchmarks/quality.py --model FOLDER          # measures a finished model on the gold corpus
     python benchmarks/quality.py --only baselines
@@ -15,20 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anercorp import Anercorp
 
 from khabar.inference.results import spans_of
 from khabar.inference.tagger import Tagger, load
-from khabar.models.article import Article, Entity
 from khabar.models.article_reader import read_articles
 from khabar.models.errors import KhabarError
 from khabar.training.conll import iter_conll
 from khabar.training.evaluate import evaluate, render
-from khabar.training.metrics import Report, Span, entity_metrics, topic_report
+from khabar.training.metrics import Report, entity_metrics, topic_report
 from khabar.training.settings import read_settings
 from khabar.training.train import train
 
@@ -57,117 +56,6 @@ REPEATS = 3  # of the labelled sentences in a taught model's epoch, beside many 
 Row = dict[str, Any]  # {"name", "source", column: [one value a seed]}
 
 
-class Anercorp:
-    """ANERcorp's train and test sentences, and the benchmark's measure: exact spans of whole tokens.
-
-    Args:
-        folder: Holds train.bio and test.bio.
-        join: Most words of an article that consecutive sentences are read as together, the corpus's own punctuation
-            having cut them apart; 0 reads each alone.
-    """
-
-    def __init__(self, folder: Path, join: int = 0) -> None:
-        self.train_file = folder / "train.bio"
-        self.test = list(iter_conll(folder / "test.bio"))
-        self._join = join
-        sentences = _token_sentences(folder / "test.bio")
-        if len(sentences) != len(self.test):
-            raise KhabarError(f"{folder / 'test.bio'}: {len(sentences)} sentences, {len(self.test)} articles")
-        self._tokens = [_locate(article.text, tokens) for article, tokens in zip(self.test, sentences, strict=True)]
-
-    def training_file(self, folder: Path) -> Path:
-        """Give the train split as it is to be learned from; joined articles are written to a folder."""
-        if not self._join:
-            return self.train_file
-        path = folder / "joined.jsonl"
-        rows = [_joined(group).to_json() for group in _groups(list(iter_conll(self.train_file)), self._join)]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        return path
-
-    def tag(self, tagger: Tagger) -> list[list[Span]]:
-        """Tag the test split; spans by sentence."""
-        groups = _groups(self.test, self._join)
-        found: list[list[Span]] = []
-        for group, result in zip(groups, tagger.tag_many(map(_joined, groups)), strict=True):
-            start = 0
-            for sentence in group:
-                stop = start + len(sentence.text)
-                cut = ((max(a, start), min(b, stop), label) for a, b, label in spans_of(result.entities))
-                found.append([(a - start, b - start, label) for a, b, label in cut if a < b])
-                start = stop + 1
-        return found
-
-    def measure(self, predicted: Sequence[Sequence[Span]]) -> dict[str, float | None]:
-        """Measure each test sentence's predicted character spans, widened to whole tokens."""
-        gold = [spans_of(article.entities or ()) for article in self.test]
-        widened = [_widen(spans, tokens) for spans, tokens in zip(predicted, self._tokens, strict=True)]
-        report = entity_metrics(gold, widened)
-        without = entity_metrics(_without_misc(gold), _without_misc(widened))
-        return {
-            "anercorp_micro": report["micro"]["f1"],
-            "anercorp_macro": report["macro"]["f1"],
-            "anercorp_micro_without_misc": without["micro"]["f1"],
-            **{f"anercorp_{label}": row["f1"] for label, row in report["labels"].items()},
-        }
-
-
-def _token_sentences(path: Path) -> list[list[str]]:
-    blocks = path.read_text(encoding="utf-8").split("\n\n")
-    return [[line.split()[0] for line in block.splitlines() if line.strip()] for block in blocks if block.strip()]
-
-
-def _locate(text: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """Find tokens, which stand in the text in their order, as character spans."""
-    spans = []
-    position = 0
-    for token in tokens:
-        start = text.index(token, position)
-        position = start + len(token)
-        spans.append((start, position))
-    return spans
-
-
-def _widen(spans: Sequence[Span], tokens: Sequence[tuple[int, int]]) -> list[Span]:
-    """Stretch spans to the tokens they touch; of two that then meet, the first stays."""
-    widened: list[Span] = []
-    for start, end, label in sorted(spans):
-        touched = [token for token in tokens if token[0] < end and start < token[1]]
-        if touched and (not widened or widened[-1][1] <= touched[0][0]):
-            widened.append((touched[0][0], touched[-1][1], label))
-    return widened
-
-
-def _without_misc(sentences: Sequence[Sequence[Span]]) -> list[list[Span]]:
-    return [[span for span in spans if span[2] != "MISC"] for spans in sentences]
-
-
-def _groups(sentences: Sequence[Article], most_words: int) -> list[list[Article]]:
-    """Put consecutive sentences together, as many as have no more words; a longer one stays alone."""
-    groups: list[list[Article]] = []
-    n_words = 0
-    for sentence in sentences:
-        n_more = len(sentence.text.split())
-        if not groups or n_words + n_more > most_words:
-            groups.append([])
-            n_words = 0
-        groups[-1].append(sentence)
-        n_words += n_more
-    return groups
-
-
-def _joined(sentences: Sequence[Article]) -> Article:
-    """Make one article of sentences, a space between two."""
-    text = ""
-    entities: list[Entity] = []
-    for sentence in sentences:
-        text += " " * bool(text)
-        before = len(text)
-        moved = (replace(one, start=one.start + before, end=one.end + before) for one in sentence.entities or ())
-        entities.extend(moved)
-        text += sentence.text
-    return Article(text=text, entities=tuple(entities))
-
-
 def _gold_figures(report: Report) -> dict[str, float | None]:
     return {
         "gold_entities_micro": report["entities"]["micro"]["f1"],
@@ -178,7 +66,8 @@ def _gold_figures(report: Report) -> dict[str, float | None]:
 
 def encoder_rows(options: argparse.Namespace, data: Path) -> list[Row]:
     """Train each encoder on each corpus with each seed, and measure on its held-out part; then what all these teach."""
-    rows: list[Row] = [{"name": encoder, "source": "this run"} for encoder in options.encoder]
+    joined = f", sentences joined to {options.join} words" if options.join else ""
+    rows: list[Row] = [{"name": encoder + joined, "source": "this run"} for encoder in options.encoder]
     taught: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="khabar-quality-") as name:
         scratch = Path(name)
@@ -186,14 +75,14 @@ def encoder_rows(options: argparse.Namespace, data: Path) -> list[Row]:
             corpus = Anercorp(data / "ner" / "anercorp", options.join)
             train_file = corpus.training_file(scratch)
             models: list[Path] = []
-            for row in rows:
+            for encoder, row in zip(options.encoder, rows, strict=True):
                 for seed in options.seeds:
                     models.append(scratch / f"anercorp-{len(models)}")
-                    tagger = _trained(options, row["name"], options.config, train_file, None, seed, models[-1])
+                    tagger = _trained(options, encoder, options.config, train_file, None, seed, models[-1])
                     _add(row, corpus.measure(corpus.tag(tagger)))
             if options.taught:
                 first = options.encoder[0]
-                taught = [{"name": f"{first}, taught by all these on {options.taught}", "source": "this run"}]
+                taught = [{"name": f"{first}{joined}, taught by all these on {options.taught}", "source": "this run"}]
                 both = _taught_corpus(scratch / "taught.yaml", train_file, options.taught, models)
                 config = options.taught_config or options.config
                 for seed in options.seeds:
@@ -202,12 +91,12 @@ def encoder_rows(options: argparse.Namespace, data: Path) -> list[Row]:
         if "gold" in options.only:
             train_file, dev_file = (data / "gold" / f"{split}.jsonl" for split in ("train", "dev"))
             dev = read_articles(dev_file)
-            for number, row in enumerate(rows):
+            for number, (encoder, row) in enumerate(zip(options.encoder, rows, strict=True)):
                 for seed in options.gold_seeds:
                     output = scratch / f"gold-{number}-{seed}"
-                    tagger = _trained(options, row["name"], options.config, train_file, dev_file, seed, output)
+                    tagger = _trained(options, encoder, options.config, train_file, dev_file, seed, output)
                     report = evaluate(tagger, dev)
-                    _say(f"gold dev, {row['name']}, seed {seed}\n{render(report)}")
+                    _say(f"gold dev, {encoder}, seed {seed}\n{render(report)}")
                     _add(row, _gold_figures(report))
     return rows + taught
 
@@ -344,6 +233,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="also write the rows as JSON")
     options = parser.parse_args()
+    if options.join < 0:
+        parser.error(f"--join is {options.join}, must be at least 0")
     if options.taught and not (options.encoder and "anercorp" in options.only):
         parser.error("--taught needs --encoder, and anercorp among --only: its models are the teachers")
     return options

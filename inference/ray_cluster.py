@@ -49,7 +49,7 @@ class RayOptions:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise DeviceError(f"device is {self.device!r}; allowed with --engine ray: auto, cpu, cuda")
-        check_runtime(self.runtime, self.precision)
+        check_runtime(self.runtime, self.precision, self.device)
         if self.workers is not None and self.workers < 1:
             raise KhabarError(f"workers is {self.workers}, must be at least 1")
 

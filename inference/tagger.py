@@ -26,7 +26,7 @@ from khabar.inference.runtimes import check_runtime
 from khabar.inference.workers import TextWork, Workers, usual_number
 from khabar.models.article import Article
 from khabar.models.device import choose_device
-from khabar.models.errors import DeviceError, KhabarError
+from khabar.models.errors import KhabarError
 from khabar.models.folder import load_model, named_folder
 from khabar.models.messages import show
 from khabar.models.model import KhabarModel
@@ -68,11 +68,9 @@ def load(
         KhabarError: If the runtime or the precision is unknown, or they do not go together.
         MissingExtraError: If the runtime is not installed.
     """
-    check_runtime(runtime, precision)
+    check_runtime(runtime, precision, device)
     folder = named_folder("embedded" if model is None else model)
     if runtime == "onnx":
-        if device not in ("auto", "cpu"):
-            raise DeviceError(f"device is {device!r}, but runtime onnx runs on the CPU; allowed: auto, cpu")
         return Tagger(*load_onnx(folder), workers=workers)
     chosen = choose_device(device)
     loaded, tokenizer = load_model(folder)

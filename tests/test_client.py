@@ -1,6 +1,7 @@
 """The Python clients against servers that misbehave, and what is known before anything is sent."""
 
 import asyncio
+import inspect
 import json
 import logging
 import subprocess
@@ -190,6 +191,12 @@ def test_the_service_says_when_to_come_again(server, tag):
 )
 def test_retry_after_is_seconds_or_a_date(header, seconds):
     assert retry_after(header) == seconds
+
+
+def test_a_busy_service_is_asked_again_within_the_usual_patience():
+    batcher = pytest.importorskip("khabar.inference.service.batcher", reason="needs khabar[serve]")
+    patience = inspect.signature(khabar.Client).parameters["patience"].default
+    assert patience > 2 * batcher.LONGEST_RETRY
 
 
 def test_patience_ends(server, tag):

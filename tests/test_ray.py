@@ -213,6 +213,7 @@ def test_strict_stops_at_a_bad_row(tmp_path, staging):
         (["-o", "out.jsonl", "--device", "cuda:1"], "allowed with --engine ray"),
         (["-o", "out.jsonl", "--workers", "0"], "must be at least 1"),
         (["-o", "out.jsonl", "--runtime", "onnx", "--precision", "bf16"], "an exported model has its own"),
+        (["-o", "out.jsonl", "--runtime", "onnx", "--device", "cuda"], "onnx runs on the CPU"),
     ],
 )
 def test_what_does_not_go_with_ray_is_said_before_any_work(tmp_path, monkeypatch, options, message):

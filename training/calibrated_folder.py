@@ -56,7 +56,8 @@ def check_target(model: str, output: str | None) -> None:
 def store_calibration(folder: str | Path, config: KhabarConfig, report: Mapping[str, Any]) -> None:
     """Write a calibration into a folder's config.json, and what it is worth into its metrics.json and its card.
 
-    Each file changes as a whole, config.json last. A card that is not as training wrote it stays, and the log says so.
+    Each file changes as a whole, config.json last. A card that is not what `render_card` makes of metrics.json stays,
+    and the log says so.
 
     Args:
         folder: A model folder.
@@ -64,7 +65,7 @@ def store_calibration(folder: str | Path, config: KhabarConfig, report: Mapping[
         report: The calibration's report, fit for JSON.
 
     Raises:
-        KhabarError: If one of the two files is there and no JSON object.
+        KhabarError: If config.json or metrics.json is no JSON object.
     """
     settings = {name: getattr(config, name) for name in _SETTINGS}
     metrics_file, config_file = Path(folder) / "metrics.json", Path(folder) / "config.json"
@@ -72,9 +73,16 @@ def store_calibration(folder: str | Path, config: KhabarConfig, report: Mapping[
     stored = _read(config_file)
     # Training notes the settings among its measures too.
     noted = {name: value for name, value in settings.items() if name in metrics}
-    calibrated = metrics | noted | {"calibration": {**report, "after_training": True}}
-    _write_card(Path(folder) / "README.md", metrics, calibrated)
+    # The dev measures stay training's, and so does what is to be said of them.
+    kept = {"dev_thresholds_fitted": metrics.get("dev_thresholds_fitted", bool(metrics.get("calibration")))}
+    calibrated = metrics | noted | kept | {"calibration": report}
+    card = Path(folder) / "README.md"
+    follows = card.exists() and _is_card_of(metrics, card)
     _write(metrics_file, json.dumps(calibrated, ensure_ascii=False, indent=1))
+    if follows:
+        _write(card, render_card(calibrated))
+    elif card.exists():
+        logger.warning("README.md is not what khabar makes of metrics.json, so it stays; look at its thresholds")
     _write(config_file, json.dumps(stored | settings, indent=2, sort_keys=True))  # as transformers writes it
 
 
@@ -101,18 +109,12 @@ def copy_calibrated(model: str, output: str | Path, config: KhabarConfig, report
         store_calibration(partial, config, report)
 
 
-def _write_card(card: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Make a card anew from a folder's measures, if it is what the earlier ones made."""
-    if not card.exists():
-        return
+def _is_card_of(metrics: Mapping[str, Any], card: Path) -> bool:
     text = card.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
     try:
-        if text in (render_card(before), render_card(after)):  # the latter where an earlier call ended half-way
-            _write(card, render_card(after))
-            return
-    except (KeyError, TypeError):  # measures of another version of khabar, or of somebody's own
-        pass
-    logger.warning("%s is not as khabar train wrote it, so it is left: see what it says of thresholds", card)
+        return text == render_card(metrics)
+    except (LookupError, TypeError, ValueError, AttributeError):  # measures of an older khabar, or somebody's own
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

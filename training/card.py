@@ -85,13 +85,13 @@ def _scores(metrics: Mapping[str, Any]) -> list[str]:
     report = metrics["dev"]
     if report is None:
         return ["## Scores", "Not measured: the run had no dev set."]
-    calibration = metrics["calibration"] or {}
-    anew = calibration.get("after_training", False)
+    anew = "dev_thresholds_fitted" in metrics  # by a calibration after training, which noted this
+    fitted = metrics["dev_thresholds_fitted"] if anew else bool(metrics["calibration"])
     note = (
         f"On {metrics['settings']['dev']} ({report['articles']:,} articles), in percent. Intervals hold 95 % of "
         f"{report['bootstrap']['resamples']:,} bootstrap resamples of the articles; there is none for a label that "
         f"fewer than {FEWEST_ARTICLES} articles have. The same articles chose the epoch"
-        f"{' and the thresholds' if calibration and not anew else ''}, so scores on others will be lower."
+        f"{' and the thresholds' if fitted else ''}, so scores on others will be lower."
         f"{' Those of topics are from before the calibration below.' if anew else ''}"
     )
     sections = ["## Scores", note]

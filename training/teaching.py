@@ -27,8 +27,8 @@ from khabar.models.model import NOT_ANNOTATED
 from khabar.training.targets import LabelSet, Targets
 
 # A tag is likely for a word if it has this share of the likeliest tag's probability, or if this share of the teachers
-# chose it: two or more are left where they are torn. Far lower, and "outside" would be left to most names: a student
-# that finds none would be right. Three sure teachers give the tag of a fourth one a third, and overrule it.
+# have it on their best paths: two or more are left where they are torn. Far lower, and "outside" would be left to most
+# names: a student that finds none would be right. Three sure teachers leave a fourth one a third: it is overruled.
 LIKELY_SHARE = 0.4
 # From here on, the teachers are sure how many letters stand joined before a name.
 SURE_PROCLITICS = 0.9
@@ -200,7 +200,7 @@ def _completed(encoded: EncodedArticle, targets: Targets, answer: Answer) -> Tar
     article_topics = np.where(np.isnan(article_topics), answer.article_topics, article_topics)
     segment_topics = np.where(np.isnan(targets.segment_topics), answer.segment_topics, targets.segment_topics)
     segment_topics[:, article_topics == 0] = 0  # no segment shows what the article does not report
-    allowed = _likely(encoded, targets.allowed_tags, answer)
+    allowed = likely_tags(encoded, targets.allowed_tags, answer)
     names_begin = allowed[:, 1::2].any(axis=1) & ~allowed[:, tags.OUTSIDE] & ~allowed[:, 2::2].any(axis=1)
     sure = names_begin & (answer.proclitics.max(axis=1, initial=0) >= SURE_PROCLITICS)
     open_ = sure & (targets.proclitics == NOT_ANNOTATED)
@@ -222,31 +222,30 @@ def _by_segments(targets: Targets) -> NDArray[np.float32]:
     return np.where(np.isnan(targets.article_topics), np.where(shown, np.float32(1), highest), targets.article_topics)
 
 
-def _likely(encoded: EncodedArticle, allowed: NDArray[np.bool_], answer: Answer) -> NDArray[np.bool_]:
-    """Of the tags that a source allows, keep those that the teachers hold likely, where a path is left."""
+def likely_tags(encoded: EncodedArticle, allowed: NDArray[np.bool_], answer: Answer) -> NDArray[np.bool_]:
+    """Of the tags that a source allows, keep those that the teachers hold likely, where a path is left.
+
+    Args:
+        encoded: The article.
+        allowed: (n_words, n_tags) what its source allows.
+        answer: The mean of the teachers' answers.
+
+    Returns:
+        (n_words, n_tags); of every segment a legal sequence of tags, if its source leaves one.
+    """
     highest = np.nan_to_num(answer.tags).max(axis=1, keepdims=True, initial=0)
-    likely = np.isnan(answer.tags) | (answer.tags >= LIKELY_SHARE * highest)
+    likely = np.isnan(answer.tags) | (answer.tags >= LIKELY_SHARE * highest) | (answer.best >= LIKELY_SHARE)
+    both = allowed & likely
+    both = np.where(both.any(axis=1, keepdims=True), both, allowed)
     n_labels = (allowed.shape[1] - 1) // 2
     starts, moves = tags.legal_starts(n_labels).numpy(), tags.legal_transitions(n_labels).numpy()
-    kept = allowed.copy()
     for segment in range(len(encoded.segments)):
         words = slice(*np.searchsorted(encoded.word_segments, [segment, segment + 1]))
-        # What enough teachers chose; where that cannot be read as one path, what any of them did.
-        for chosen in (answer.best[words] >= LIKELY_SHARE, answer.best[words] > 0):
-            both = allowed[words] & (likely[words] | chosen)
-            both = np.where(both.any(axis=1, keepdims=True), both, allowed[words])
-            if _has_path(both, starts, moves):
-                kept[words] = both
+        reached = starts
+        for row in both[words]:
+            reached = reached & row
+            if not reached.any():
+                both[words] = allowed[words]
                 break
-    return kept
-
-
-def _has_path(allowed: NDArray[np.bool_], starts: NDArray[np.bool_], moves: NDArray[np.bool_]) -> bool:
-    """Whether a segment's words, (n_words, n_tags), leave a legal sequence of tags."""
-    reached = starts
-    for row in allowed:
-        reached = reached & row
-        if not reached.any():
-            return False
-        reached = moves[reached].any(axis=0)
-    return True
+            reached = moves[reached].any(axis=0)
+    return both

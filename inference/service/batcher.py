@@ -27,7 +27,7 @@ BATCH_CHARACTERS = {"cpu": 100_000, "cuda": 1_000_000}
 BATCH_ARTICLES = 512
 LEAST_CHARACTERS = 100  # what an article counts for at least: also an empty one costs
 QUIET_SHARE = 0.05  # of the last batch's seconds: once no request comes for so long, an idle model starts
-LONGEST_RETRY = 15  # seconds: there is room long before all that waits is done
+LONGEST_RETRY = 15  # seconds: well within a client's patience; there is room long before all that waits is done
 SPEED_BATCHES = 8  # that the estimate of speed looks back on
 
 
