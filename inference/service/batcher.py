@@ -190,13 +190,13 @@ class Batcher:
             at_model: deque[_Batch] = deque()
             try:
                 chunks = (batch.articles for batch in self._batches(at_model))
-                delivered_at = 0.0
+                done_at = 0.0
                 with closing(self._tagger.tag_chunks(chunks)) as tagged:
                     for results in tagged:
+                        done_at = self._measure(at_model[0], done_at)  # first: who has an answer finds it counted
                         batch = at_model.popleft()
                         self._n_at_model -= len(batch.places)
                         _deliver(batch, results)
-                        delivered_at = self._measure(batch, delivered_at)
             except Exception as error:
                 log.exception("a batch failed; its articles are tried one by one")
                 if isinstance(error, KhabarError):
@@ -257,11 +257,11 @@ class Batcher:
         self._count(-len(batch.places), -batch.characters)
         return batch
 
-    def _measure(self, batch: _Batch, delivered_at: float) -> float:
-        """Note how fast a batch was, behind the one that was delivered then; give the time that is now."""
+    def _measure(self, batch: _Batch, done_at: float) -> float:
+        """Note how fast a batch was, behind the one that was done then; give the time that is now."""
         now = time.perf_counter()
         if batch.places:
-            seconds = now - max(batch.taken_at, delivered_at)
+            seconds = now - max(batch.taken_at, done_at)
             speed = batch.characters / max(seconds, 1e-9)
             before = self._characters_per_second or speed
             self._characters_per_second = before + (speed - before) / SPEED_BATCHES
