@@ -14,6 +14,7 @@ from typing import BinaryIO
 from khabar.inference.compressed import COMPRESSION_OF_ENDING, MAX_BYTES, open_bytes
 from khabar.models.article_reader import HEAD_BYTES, other_encoding
 from khabar.models.errors import KhabarError, MissingExtraError
+from khabar.models.messages import not_utf8
 
 _ENDINGS = (".txt", *(f".txt{ending}" for ending in COMPRESSION_OF_ENDING))
 
@@ -63,7 +64,7 @@ def stream_row(stream: BinaryIO) -> dict[str, object] | ValueError:
     try:
         return {"text": raw.decode("utf-8")}
     except UnicodeDecodeError as error:
-        return ValueError(f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1}")
+        return ValueError(not_utf8(error))
 
 
 def printable(name: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from khabar.models.article import Article, parse_article
 from khabar.models.errors import MOST_KEPT, CorpusError, KhabarError, Problem
-from khabar.models.messages import show
+from khabar.models.messages import not_utf8, show
 
 UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 HEAD_BYTES = 4096  # of a file, by which its kind is known
@@ -188,8 +188,7 @@ def parse_json(line: bytes) -> object:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        bad = error.object[error.start]
-        raise ValueError(f"not UTF-8: byte 0x{bad:02x} at byte {error.start + 1} of the line") from None
+        raise ValueError(f"{not_utf8(error)} of the line") from None
     try:
         return json.loads(text.rstrip("\r\n"), parse_constant=_refuse_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as error:

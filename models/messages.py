@@ -26,6 +26,11 @@ def show(value: object) -> str:
     return quoted if len(quoted) <= _MAX_SHOWN else quoted[:_MAX_SHOWN] + "…"
 
 
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Say which byte, counted from 1, is not UTF-8."""
+    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
+
+
 def changes(before: Mapping[str, object], now: Mapping[str, object], shown: Callable[[object], str]) -> str:
     """Name what is no longer as it was: `name was x, is y`, joined by semicolons; empty where nothing has changed.
 

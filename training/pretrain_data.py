@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from khabar.inference.compressed import open_bytes, put_back
 from khabar.models.article_reader import HEAD_BYTES, refuse_encoding
 from khabar.models.errors import KhabarError
+from khabar.models.messages import not_utf8
 
 _ENCODED_TOGETHER = 512  # articles a call of the fast tokenizer
 
@@ -50,8 +51,7 @@ def read_lines(paths: Sequence[str | Path]) -> Iterator[str]:
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    byte = f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line"
-                    raise KhabarError(f"{path}:{number}: not UTF-8: {byte}") from None
+                    raise KhabarError(f"{path}:{number}: {not_utf8(error)} of the line") from None
         yield ""
 
 

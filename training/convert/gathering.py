@@ -13,7 +13,7 @@ from typing import Any
 from khabar.models.article import Article, parse_article
 from khabar.models.article_reader import parse_json, read_bytes, read_lines
 from khabar.models.errors import MOST_KEPT, CorpusError, Problem
-from khabar.models.messages import show
+from khabar.models.messages import not_utf8, show
 
 Losses = Counter[str]  # what is left out, in words, to how often
 
@@ -138,7 +138,7 @@ def json_list(path: str | Path, gatherer: Gatherer) -> Iterator[tuple[int, dict[
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        gatherer.wrong(None, f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}")
+        gatherer.wrong(None, not_utf8(error))
         return
     decoder = json.JSONDecoder()
     place = _skip_space(text, 0)
