@@ -106,6 +106,14 @@ def planned(tagger: Tagger, passes: Forward, texts: Sequence[str]) -> list[Work]
     return passes.plan(encoded)
 
 
+def run_alone(name: str, contest: Contest, tagger: Tagger) -> None:
+    """Time a tagger's forward passes over a chunk of articles that are laid out beforehand."""
+    n_articles = LOOK_AHEAD[tagger.device].articles
+    passes = tagger.passes()
+    works = planned(tagger, passes, contest.texts[:n_articles])
+    contest.run(name, tagger.model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
+
+
 def measure(
     shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str], *, compiled: bool
 ) -> dict[str, Any]:
@@ -132,12 +140,7 @@ def measure(
     if tagger.workers:
         contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
     if device.type == "cuda":
-        n_articles = LOOK_AHEAD[device.type].articles
-        passes = tagger.passes()
-        works = planned(tagger, passes, texts[:n_articles])
-        contest.run(
-            "(d) its passes alone", model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles
-        )
+        run_alone("(d) its passes alone", contest, tagger)
     if device.type == "cpu" and can_prepack():
         plain = deepcopy(model)
         contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
@@ -151,7 +154,9 @@ def measure(
     reports = {}
     for name, other in others.items():
         with other:
-            contest.run(name, other.model, partial(_tag, other))
+            contest.run(name, other.model, partial(_tag, other), warm=WARM_UP[device.type])
+            if device.type == "cuda":
+                run_alone(f"{name}, its passes alone", contest, other)
             reports[name] = compare(tagger, other, checked)
     alone = [tagger.tag(article).to_json() for article in checked]
     together = [article.to_json() for article in tagger.tag_many(checked)]

@@ -27,7 +27,8 @@ from khabar.models.errors import KhabarError
 # While one chunk is at the model, the next is encoded. With workers one more is planned meanwhile, and so many are
 # encoded that each of them has something to do.
 CHUNKS_AHEAD = 2
-ENCODED_TOGETHER = 512  # articles: workers share a GPU's chunk among them
+ENCODED_TOGETHER = 128  # articles: workers share a GPU's chunk among them
+SHORT = 512  # articles: done here before workers have started
 QUEUE_LENGTH = 2  # what waits between two steps; likewise, and one more for each pass that runs beside another
 
 Finish = Callable[[TaggedArticle], Any]  # what becomes of a result, where it is read
@@ -146,12 +147,15 @@ class Engine:
     def _encode(self, chunks: Iterator[Sequence[Article]]) -> Iterator[_Encoding]:
         for number, articles in enumerate(chunks):
             starts = _starts(articles)
-            if not starts or (number == 0 and len(starts) == 1 and self._workers.spare_short):
+            if not starts or (number == 0 and len(articles) <= SHORT and self._workers.spare_short):
                 chunk = _Chunk(articles=articles, workers=self._workers.here(), finish=self._finish)
             else:
                 chunk = _Chunk(articles=articles, workers=self._workers, finish=self._sent)
-            parts = [articles[start : start + ENCODED_TOGETHER] for start in starts]
-            yield _Encoding(chunk=chunk, encoded=[chunk.workers.submit(TextWork.encode, part) for part in parts])
+            encoded = []
+            for start in starts:
+                chunk.workers.wait_for_room()  # the model waits for chunks before this one
+                encoded.append(chunk.workers.submit(TextWork.encode, articles[start : start + ENCODED_TOGETHER]))
+            yield _Encoding(chunk=chunk, encoded=encoded)
 
     def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planning]:
         for encoding in chunks:

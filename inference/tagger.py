@@ -59,7 +59,7 @@ def load(
             its own and takes `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
             process can prepare them. Each takes some 150 MB. None stands for as many as suit the device and the
-            machine: for a GPU up to 12, two fewer than processors; a CPU has no use for them. With some, a function
+            machine: for a GPU up to 14, two fewer than processors; a CPU has no use for them. With some, a function
             given to `map_chunks` must be one that can be sent to them.
 
     Raises:

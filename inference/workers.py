@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -34,8 +34,9 @@ from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
 
-MOST_USUAL = 12  # processes: as many as one process at a GPU keeps busy
+MOST_USUAL = 14  # processes: as many as one process at a GPU keeps busy
 LOOK_SECONDS = 5.0  # between looks at whether the process that is waited for is still there
+AT_HAND = 2  # pieces of work, beside one for each process, so that who has done one finds another
 
 T_co = TypeVar("T_co", covariant=True)
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)  # what pickle raises
@@ -146,6 +147,7 @@ class Workers:
         self._work = work
         self._pool: ProcessPoolExecutor | None = None
         self._starting = threading.Lock()
+        self._unfinished: set[Future[_Packed]] = set()
 
     def here(self) -> Workers:
         """Give what does the same work in the thread that asks."""
@@ -166,6 +168,16 @@ class Workers:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 
+    def wait_for_room(self) -> None:
+        """Wait until a process would soon have nothing to do. Work is done in the order in which it was submitted.
+
+        Whoever submits what is not yet urgent waits here before, so as not to stand in front of what is.
+        """
+        while len(unfinished := self._unfinished.copy()) >= self.n + AT_HAND:
+            done = wait(unfinished, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
+            if not done and self._pool is not None:
+                _look_after(self._pool)
+
     def submit(self, step: Callable[..., Any], *arguments: Any) -> Pending[Any]:
         """Begin a step, a method of `TextWork`.
 
@@ -179,7 +191,10 @@ class Workers:
                 if self._pool is None:
                     parts = self._work.parts()
                     self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(parts,))
-                return _InPool(self._pool, self._pool.submit(_do, step, arguments))
+                future = self._pool.submit(_do, step, arguments)
+                self._unfinished.add(future)
+                future.add_done_callback(self._unfinished.discard)
+                return _InPool(self._pool, future)
             except BrokenProcessPool as error:
                 raise _ended() from error
             except (OSError, EOFError, ImportError) as error:  # processes are started by the first call
@@ -200,20 +215,21 @@ class _InPool:
 
     def result(self) -> Any:
         while not wait([self.future], timeout=LOOK_SECONDS).done:
-            self._look()
+            _look_after(self.pool)
         try:
             return self.future.result().unpacked()
         except BrokenProcessPool as error:
             raise _ended() from error
 
-    def _look(self) -> None:
-        """See that the pool does not wait for the rest of what a process sent that has ended since."""
-        processes = list((self.pool._processes or {}).values())
-        if self.pool._broken or all(process.is_alive() for process in processes):
-            return
-        for process in processes:
-            process.kill()
-        self.pool._result_queue._writer.close()  # type: ignore[attr-defined]  # nobody is left who could write
+
+def _look_after(pool: ProcessPoolExecutor) -> None:
+    """See that a pool does not wait for the rest of what a process sent that has ended since."""
+    processes = list((pool._processes or {}).values())
+    if pool._broken or all(process.is_alive() for process in processes):
+        return
+    for process in processes:
+        process.kill()
+    pool._result_queue._writer.close()  # type: ignore[attr-defined]  # nobody is left who could write
 
 
 @dataclass(frozen=True)

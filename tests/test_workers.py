@@ -13,12 +13,18 @@ from functools import partial
 
 import psutil
 import pytest
-from fakes import ends_in_the_middle_of_its_result, fails_in_its_own_way, gives_a_stream, process_of
+from fakes import (
+    ends_in_the_middle_of_its_result,
+    fails_in_its_own_way,
+    gives_a_stream,
+    lasts_until_there_is,
+    process_of,
+)
 from inputs import json_lines, write
 
 from khabar.inference.lines import result_line
 from khabar.inference.tagger import Tagger
-from khabar.inference.workers import _Packed, usual_number
+from khabar.inference.workers import AT_HAND, TextWork, Workers, _Packed, usual_number
 from khabar.models.article import Article
 from khabar.models.errors import KhabarError
 
@@ -110,6 +116,48 @@ def test_workers_have_something_to_encode_and_no_more_is_read(crew):
     assert len(read) == 11 + 3, "of long lists one is enough for two: it is encoded in parts"
 
 
+def test_what_the_model_waits_for_is_not_behind_texts_to_encode(crew, monkeypatch):
+    submit, begun, ahead = Workers.submit, [], []
+
+    def recorded(workers, step, *arguments):
+        unfinished = [work for work in begun if not work.future.done()]
+        if step is TextWork.encode:
+            ahead.append(len(unfinished))
+        begun.append(submit(workers, step, *arguments))
+        return begun[-1]
+
+    monkeypatch.setattr(Workers, "submit", recorded)
+    list(crew.tag_chunks([CHUNKS[3] * 500] * 4))
+    assert len(ahead) == 4 * 12, "1,500 articles are encoded in 12 parts"
+    assert max(ahead) <= crew.workers + AT_HAND - 1
+
+
+def test_there_is_room_once_one_piece_of_work_is_done(crew, tmp_path):
+    workers = crew._workers
+    workers.wait_for_room()
+    begun = [workers.submit(lasts_until_there_is, tmp_path / "first")]
+    begun += [workers.submit(lasts_until_there_is, tmp_path / "rest") for _ in range(workers.n + AT_HAND - 2)]
+    workers.wait_for_room()
+    begun.append(workers.submit(lasts_until_there_is, tmp_path / "rest"))
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(workers.wait_for_room)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        (tmp_path / "first").touch()
+        waiting.result(timeout=20)
+        (tmp_path / "rest").touch()
+    assert [work.result() for work in begun] == [None] * len(begun)
+
+
+def test_waiting_for_room_sees_that_a_worker_has_ended(crew, monkeypatch):
+    monkeypatch.setattr("khabar.inference.workers.LOOK_SECONDS", 0.5)
+    begun = [crew._workers.submit(ends_in_the_middle_of_its_result) for _ in range(crew.workers + AT_HAND)]
+    crew._workers.wait_for_room()
+    for work in begun:
+        with pytest.raises(KhabarError, match="ended unexpectedly"):
+            work.result()
+
+
 def test_a_short_list_does_not_wait_for_workers_that_nobody_asked_for(tiny_model, tokenizer):
     with Tagger(tiny_model, tokenizer, workers=2) as crew:
         crew._workers.spare_short = True  # as where the number was left open, on a GPU
@@ -121,7 +169,7 @@ def test_a_short_list_does_not_wait_for_workers_that_nobody_asked_for(tiny_model
 
 def test_as_many_workers_as_suit_the_machine(tiny_model, tokenizer, monkeypatch):
     assert Tagger(tiny_model, tokenizer, workers=None).workers == 0, "a CPU has no use for them"
-    for processors, expected in ((1, 0), (2, 0), (4, 2), (64, 12)):
+    for processors, expected in ((1, 0), (2, 0), (4, 2), (64, 14)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, n=processors: set(range(n)), raising=False)
         assert usual_number("cuda") == usual_number("cuda", processors) == expected
         assert usual_number("cpu", processors) == 0
