@@ -151,10 +151,9 @@ class Engine:
                 chunk = _Chunk(articles=articles, workers=self._workers.here(), finish=self._finish)
             else:
                 chunk = _Chunk(articles=articles, workers=self._workers, finish=self._sent)
-            encoded = []
-            for start in starts:
-                chunk.workers.wait_for_room()  # the model waits for chunks before this one
-                encoded.append(chunk.workers.submit(TextWork.encode, articles[start : start + ENCODED_TOGETHER]))
+            parts = [articles[start : start + ENCODED_TOGETHER] for start in starts]
+            # Not in front of what the model waits for: batches and results of chunks before this one.
+            encoded = [chunk.workers.submit_when_room(TextWork.encode, part) for part in parts]
             yield _Encoding(chunk=chunk, encoded=encoded)
 
     def _plan(self, chunks: Iterator[_Encoding]) -> Iterator[_Planning]:

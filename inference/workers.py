@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -147,7 +147,8 @@ class Workers:
         self._work = work
         self._pool: ProcessPoolExecutor | None = None
         self._starting = threading.Lock()
-        self._unfinished: set[Future[_Packed]] = set()
+        self._changed = threading.Condition()
+        self._n_unfinished = 0  # pieces of work
 
     def here(self) -> Workers:
         """Give what does the same work in the thread that asks."""
@@ -168,58 +169,98 @@ class Workers:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 
-    def wait_for_room(self) -> None:
-        """Wait until a process would soon have nothing to do. Work is done in the order in which it was submitted.
-
-        Whoever submits what is not yet urgent waits here before, so as not to stand in front of what is.
-        """
-        while len(unfinished := self._unfinished.copy()) >= self.n + AT_HAND:
-            done = wait(unfinished, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
-            if not done and self._pool is not None:
-                _look_after(self._pool)
-
     def submit(self, step: Callable[..., Any], *arguments: Any) -> Pending[Any]:
-        """Begin a step, a method of `TextWork`.
+        """Begin a step, a method of `TextWork`. Work is done in the order in which it was submitted.
 
         Raises:
             KhabarError: If processes cannot be started, or have ended.
         """
         if not self.n:
             return done_at_once(step, self._work, *arguments)
+        with self._changed:
+            self._n_unfinished += 1
+        return self._begin(step, arguments)
+
+    def submit_when_room(self, step: Callable[..., Any], *arguments: Any) -> Pending[Any]:
+        """Begin a step that is not urgent, once a process would soon have nothing to do: not in front of what is.
+
+        Raises:
+            KhabarError: As `submit`.
+        """
+        if not self.n:
+            return done_at_once(step, self._work, *arguments)
+        with self._changed:
+            while not self._changed.wait_for(self._has_room, timeout=LOOK_SECONDS):
+                if (pool := self._pool) is not None:
+                    _look_after(pool)
+            self._n_unfinished += 1
+        return self._begin(step, arguments)
+
+    def _has_room(self) -> bool:
+        return self._n_unfinished < self.n + AT_HAND
+
+    def _begin(self, step: Callable[..., Any], arguments: Sequence[Any]) -> Pending[Any]:
+        """Submit what has been counted already."""
+        try:
+            with self._starting:
+                pool, future = self._in_pool(step, arguments)
+        except BaseException:
+            self._count_off()
+            raise
+        future.add_done_callback(self._count_off)
+        return _InPool(self, pool, future)
+
+    def _in_pool(
+        self, step: Callable[..., Any], arguments: Sequence[Any]
+    ) -> tuple[ProcessPoolExecutor, Future[_Packed]]:
+        try:
+            if self._pool is None:
+                parts = self._work.parts()
+                self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(parts,))
+            return self._pool, self._pool.submit(_do, step, arguments)
+        except BrokenProcessPool as error:
+            self._pool = None  # the next use starts another
+            raise _ended() from error
+        except (OSError, EOFError, ImportError) as error:  # processes are started by the first call
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                for process in pool._processes.values():  # nobody would tell those that have started to end
+                    process.kill()
+                pool.shutdown()
+            raise KhabarError(f"workers cannot be started ({type(error).__name__}: {error}); {_WHY}") from error
+
+    def _count_off(self, _done: object = None) -> None:
+        with self._changed:
+            self._n_unfinished -= 1
+            self._changed.notify_all()
+
+    def let_go(self, pool: ProcessPoolExecutor) -> None:
+        """Use a pool of which a process has ended no more; the next use starts another."""
         with self._starting:
-            try:
-                if self._pool is None:
-                    parts = self._work.parts()
-                    self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(parts,))
-                future = self._pool.submit(_do, step, arguments)
-                self._unfinished.add(future)
-                future.add_done_callback(self._unfinished.discard)
-                return _InPool(self._pool, future)
-            except BrokenProcessPool as error:
-                raise _ended() from error
-            except (OSError, EOFError, ImportError) as error:  # processes are started by the first call
-                pool, self._pool = self._pool, None
-                if pool is not None:
-                    for process in pool._processes.values():  # nobody would tell those that have started to end
-                        process.kill()
-                    pool.shutdown(cancel_futures=True)
-                raise KhabarError(f"workers cannot be started ({type(error).__name__}: {error}); {_WHY}") from error
+            if self._pool is pool:
+                self._pool = None
 
 
 @dataclass(frozen=True)
 class _InPool:
     """Work that is done in a pool's process."""
 
+    workers: Workers
     pool: ProcessPoolExecutor
     future: Future[_Packed]
 
     def result(self) -> Any:
-        while not wait([self.future], timeout=LOOK_SECONDS).done:
+        done = threading.Event()  # `concurrent.futures.wait` would wait for ever for what a pool's end has cancelled
+        self.future.add_done_callback(lambda _: done.set())
+        while not done.wait(LOOK_SECONDS):
             _look_after(self.pool)
         try:
             return self.future.result().unpacked()
         except BrokenProcessPool as error:
+            self.workers.let_go(self.pool)
             raise _ended() from error
+        except CancelledError:
+            raise KhabarError("the workers were closed in the middle of their work") from None
 
 
 def _look_after(pool: ProcessPoolExecutor) -> None:

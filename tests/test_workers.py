@@ -117,45 +117,60 @@ def test_workers_have_something_to_encode_and_no_more_is_read(crew):
 
 
 def test_what_the_model_waits_for_is_not_behind_texts_to_encode(crew, monkeypatch):
-    submit, begun, ahead = Workers.submit, [], []
+    begin, begun, ahead = Workers._begin, [], []
 
-    def recorded(workers, step, *arguments):
+    def recorded(workers, step, arguments):
         unfinished = [work for work in begun if not work.future.done()]
         if step is TextWork.encode:
             ahead.append(len(unfinished))
-        begun.append(submit(workers, step, *arguments))
+        begun.append(begin(workers, step, arguments))
         return begun[-1]
 
-    monkeypatch.setattr(Workers, "submit", recorded)
+    monkeypatch.setattr(Workers, "_begin", recorded)
     list(crew.tag_chunks([CHUNKS[3] * 500] * 4))
     assert len(ahead) == 4 * 12, "1,500 articles are encoded in 12 parts"
     assert max(ahead) <= crew.workers + AT_HAND - 1
 
 
-def test_there_is_room_once_one_piece_of_work_is_done(crew, tmp_path):
+def test_what_is_not_urgent_waits_until_a_process_would_have_nothing_to_do(crew, tmp_path):
     workers = crew._workers
-    workers.wait_for_room()
-    begun = [workers.submit(lasts_until_there_is, tmp_path / "first")]
-    begun += [workers.submit(lasts_until_there_is, tmp_path / "rest") for _ in range(workers.n + AT_HAND - 2)]
-    workers.wait_for_room()
-    begun.append(workers.submit(lasts_until_there_is, tmp_path / "rest"))
+    begun = [workers.submit_when_room(lasts_until_there_is, tmp_path / "first")]
+    begun += [workers.submit(lasts_until_there_is, tmp_path / "rest") for _ in range(workers.n + AT_HAND - 1)]
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(workers.wait_for_room)
+        waiting = [threads.submit(workers.submit_when_room, lasts_until_there_is, tmp_path / "rest") for _ in "ab"]
         with pytest.raises(TimeoutError):
-            waiting.result(timeout=0.3)
+            waiting[0].result(timeout=0.3)
         (tmp_path / "first").touch()
-        waiting.result(timeout=20)
+        begun[0].result()
+        assert [future.done() for future in waiting].count(True) <= 1, "there is room for one of them"
         (tmp_path / "rest").touch()
+        begun += [future.result(timeout=20) for future in waiting]
     assert [work.result() for work in begun] == [None] * len(begun)
 
 
 def test_waiting_for_room_sees_that_a_worker_has_ended(crew, monkeypatch):
     monkeypatch.setattr("khabar.inference.workers.LOOK_SECONDS", 0.5)
     begun = [crew._workers.submit(ends_in_the_middle_of_its_result) for _ in range(crew.workers + AT_HAND)]
-    crew._workers.wait_for_room()
+    with pytest.raises(KhabarError, match="ended unexpectedly"):
+        crew._workers.submit_when_room(process_of).result()
     for work in begun:
         with pytest.raises(KhabarError, match="ended unexpectedly"):
             work.result()
+    assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3, "others have taken their place"
+
+
+def test_closing_ends_what_other_threads_wait_for(crew, tmp_path):
+    workers = crew._workers
+    begun = [workers.submit(lasts_until_there_is, tmp_path / "end") for _ in range(9)]
+    with ThreadPoolExecutor(10) as threads:
+        waiting = [threads.submit(work.result) for work in begun]
+        closing = threads.submit(crew.close)
+        for future in waiting[workers.n + 2 :]:  # the pool has handed the others out
+            with pytest.raises(KhabarError, match="closed in the middle"):
+                future.result(timeout=20)
+        (tmp_path / "end").touch()
+        closing.result(timeout=20)
+    assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3
 
 
 def test_a_short_list_does_not_wait_for_workers_that_nobody_asked_for(tiny_model, tokenizer):
@@ -233,15 +248,13 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(crew):
     with pytest.raises(KhabarError, match="ended unexpectedly"):
         for _ in results:
             pass
-    crew.close()
-    assert next(crew.tag_chunks(CHUNKS[3:4]))[0].id == "3-3"
+    assert next(crew.tag_chunks(CHUNKS[3:4]))[0].id == "3-3", "others have taken their place"
 
 
 def test_a_worker_that_ends_while_it_sends_a_result_is_an_error_and_no_hang(crew, monkeypatch):
     monkeypatch.setattr("khabar.inference.workers.LOOK_SECONDS", 0.5)
     with pytest.raises(KhabarError, match="ended unexpectedly"):
         list(crew.map_chunks(ends_in_the_middle_of_its_result, CHUNKS[3:]))
-    crew.close()
     assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from khabar.inference.service.errors import busy, stopping
 from khabar.inference.tagger import Result, Tagger
 from khabar.models.article import Article
-from khabar.models.errors import KhabarError
 
 log = logging.getLogger(__name__)
 
@@ -197,10 +196,8 @@ class Batcher:
                         batch = at_model.popleft()
                         self._n_at_model -= len(batch.places)
                         _deliver(batch, results)
-            except Exception as error:
+            except Exception:
                 log.exception("a batch failed; its articles are tried one by one")
-                if isinstance(error, KhabarError):
-                    self._tagger.close()  # a worker process has ended: they go on with new ones
                 for batch in at_model:
                     _deliver(batch, list(map(self._alone, batch.articles)))
                 self._n_at_model = 0

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 
 import pytest
+from fakes import ends_at_poison
 
 from khabar.inference.tagger import Tagger
 
@@ -157,6 +158,25 @@ def test_a_worker_process_that_is_killed_is_replaced(tiny_model, tokenizer, clie
                 return [answer.status_code for answer in answers]
 
     assert asyncio.run(run()) == [200, 200, 200]
+
+
+class PoisonableTagger(Tagger):
+    """One whose worker ends where it reads a certain article's results."""
+
+    def tag_chunks(self, chunks, *, batch_pieces=None):
+        return self.map_chunks(ends_at_poison, chunks, batch_pieces=batch_pieces)
+
+
+@pytest.mark.slow
+def test_an_article_that_ends_a_worker_is_alone_to_blame(tiny_model, tokenizer, client_of, body):
+    async def run():
+        with PoisonableTagger(tiny_model, tokenizer, workers=1) as tagger:
+            async with client_of(tagger, gather_ms=200) as (_, client):
+                texts = (TEXT, "سم", TEXT, TEXT)
+                answers = await asyncio.gather(*(client.post("/v1/tag", json=body(text)) for text in texts))
+                return [answer.status_code for answer in answers]
+
+    assert asyncio.run(run()) == [200, 500, 200, 200]
 
 
 def test_a_stopping_service_finishes_what_it_took_and_refuses_more(held_tagger, client_of, body, until):

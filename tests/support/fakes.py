@@ -56,6 +56,13 @@ def lasts_until_there_is(_work, path):
         time.sleep(0.01)
 
 
+def ends_at_poison(result):
+    """A result, unless it is the one on which its worker ends."""
+    if result.text == "سم":
+        os._exit(1)
+    return result
+
+
 def gives_a_stream(result):
     return (entity for entity in result.entities)
 
