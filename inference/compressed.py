@@ -18,7 +18,12 @@ from khabar.models.errors import KhabarError, MissingExtraError
 COMPRESSION_OF_ENDING = {".gz": "gzip", ".zst": "Zstandard"}
 # The longest line, and the longest article of plain text, that is taken into memory.
 MAX_BYTES = 256 * 2**20
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard"}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    # A frame that says nothing, as parallel compressors begin with. Source: RFC 8878, section 3.1.2.
+    **{bytes([0x50 + kind, 0x2A, 0x4D, 0x18]): "Zstandard" for kind in range(16)},
+}
 _BUFFER = 2**16  # bytes
 # Of compressed data less is taken at once: two bytes can stand for a thousand, in Zstandard for many more.
 _PIECE = 2**11

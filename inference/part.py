@@ -46,8 +46,8 @@ class Done:
 
 
 def errors_path(output: str | Path) -> Path:
-    """Where the bad rows of a run that writes a file go."""
-    return Path(f"{output}.errors.jsonl")
+    """Where the bad rows of a run that writes a file go: beside the output, or beside what it links to."""
+    return Path(f"{_place(Path(output))}.errors.jsonl")
 
 
 class PartFiles:
@@ -71,12 +71,10 @@ class PartFiles:
         self, output: str | Path, run: Mapping[str, object], *, finish: Callable[[Path, Path], None], resume: bool
     ) -> None:
         self.output = Path(output)
-        # A link stays a link: the part files lie beside what it points to.
-        place = self.output.resolve() if self.output.is_symlink() else self.output
-        self.part = Path(f"{place}.part")
-        self.errors_part = Path(f"{errors_path(place)}.part")
-        self.state = Path(f"{place}.part.state.json")
-        self._errors = errors_path(place)
+        self.part = Path(f"{_place(self.output)}.part")
+        self._errors = errors_path(output)
+        self.errors_part = Path(f"{self._errors}.part")
+        self.state = Path(f"{self.part}.state.json")
         self._run = dict(run)
         self._finish = finish
         self._resume = resume
@@ -84,17 +82,20 @@ class PartFiles:
         self._streams: list[BinaryIO] = []
 
     def __enter__(self) -> Self:
-        found = self._found()  # before anything is touched
-        if found is not None and found.whole:
-            self.done = found  # nothing is left to write
-            return self
+        before = self._found()  # before anything is touched
+        is_whole = before is not None and before.whole  # nothing is left to write
         try:
-            self._streams = [_open_locked(path) for path in (self.part, self.errors_part)]
+            files = [path for path in (self.part, self.errors_part) if path.exists() or not is_whole]
+            self._streams = [_open_locked(path) for path in files]
             found = self._found()  # now that nobody else writes
+            if is_whole and found is None:
+                raise KhabarError(f"{self.output} has been finished by another run meanwhile")
             if found is None:
                 self._save(Done())
             else:
                 self.done = found
+            if is_whole:
+                return self
             for stream, length in zip(self._streams, self._lengths, strict=True):
                 stream.truncate(length)
                 stream.seek(length)
@@ -147,7 +148,8 @@ class PartFiles:
         """
         try:
             self._save(replace(self.done, whole=True))
-            self._close()
+            if sys.platform == "win32":  # where an open file cannot be moved
+                self._close()
             if self.done.errors_bytes == 0:
                 self._errors.unlink(missing_ok=True)
                 self.errors_part.unlink(missing_ok=True)
@@ -156,7 +158,7 @@ class PartFiles:
             if self.part.exists():
                 self._finish(self.part, self.output)
                 self.part.unlink(missing_ok=True)
-            self.state.unlink()
+            self.state.unlink(missing_ok=True)
         except OSError as error:
             raise self._cannot_write(error) from None
 
@@ -215,6 +217,11 @@ class PartFiles:
 
     def _cannot_write(self, error: OSError) -> KhabarError:
         return KhabarError(f"{self.output} cannot be written: {error.strerror or error}")
+
+
+def _place(output: Path) -> Path:
+    """Where an output's files lie: a link stays a link."""
+    return output.resolve() if output.is_symlink() else output
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from khabar.inference.sources import PlacedRow, Source
-from khabar.inference.text_rows import text_files
+from khabar.inference.text_rows import folder_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Progress:
 def _size(source: Source) -> int | None:
     path = Path(source.name)
     if source.is_folder:
-        return sum(file.stat().st_size for file in text_files(path))
+        return folder_size(path)
     return path.stat().st_size if not source.is_standard_input and path.is_file() else None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from khabar.inference.sources import Source
-from khabar.inference.text_rows import text_files
+from khabar.inference.text_rows import folder_size
 
 MOST_NAMED = 50  # of more inputs a digest is kept
 _MODEL_FILES = ("*.safetensors", "*.onnx", "config.json", "tokenizer.json", "tokenizer_config.json")
@@ -55,7 +55,7 @@ def model_digest(model: str) -> str:
 def _size(source: Source) -> str:
     path = Path(source.name)
     if source.is_folder:
-        return f"{sum(file.stat().st_size for file in text_files(path)):,} bytes"
+        return f"{folder_size(path):,} bytes"
     if source.is_standard_input or not path.is_file():
         return "a stream"
     return f"{path.stat().st_size:,} bytes"

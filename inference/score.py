@@ -21,6 +21,7 @@ from khabar.inference.progress import Progress
 from khabar.inference.run_identity import describe_run
 from khabar.inference.sinks import check_output, is_special
 from khabar.inference.sources import PlacedRow, Source, read_placed_rows
+from khabar.inference.text_rows import text_files
 from khabar.models.errors import KhabarError
 
 
@@ -129,13 +130,13 @@ def score_sources(
     def rows() -> Iterable[PlacedRow]:
         return map(run.progress.read, read_placed_rows(sources, stdin=stdin, opened=run.progress.opened))
 
-    if isinstance(output, str | Path) and is_special(output):
+    if resume and (not isinstance(output, str | Path) or is_special(output)):
+        raise KhabarError("a stream of results cannot be gone on with; give an output file")
+    if not isinstance(output, str | Path):
+        return run.into_stream(rows(), output, errors)
+    if is_special(output):
         with Path(output).open("wb") as stream:
             return run.into_stream(rows(), stream, errors)
-    if not isinstance(output, str | Path):
-        if resume:
-            raise KhabarError("a stream of results cannot be gone on with; give an output file")
-        return run.into_stream(rows(), output, errors)
     check_results_file(output, run.options)
     _check_apart(output, sources)
     finish = write_output if run.options.result_format == "json" else _rename
@@ -217,5 +218,8 @@ def _check_apart(output: str | Path, sources: Sequence[Source]) -> None:
     if not target.exists():
         return
     for source in sources:
-        if not source.is_standard_input and Path(source.name).exists() and target.samefile(source.name):
+        if source.is_standard_input:
+            continue
+        files = text_files(Path(source.name)) if source.is_folder else [Path(source.name)]
+        if any(file.exists() and target.samefile(file) for file in files):
             raise KhabarError(f"{output} is an input too, which its results would replace; give another output")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +31,15 @@ def text_files(folder: Path) -> Iterator[Path]:
             yield from text_files(Path(entry.path))
         elif entry.name.lower().endswith(_ENDINGS) and not entry.is_dir():
             yield Path(entry.path)
+
+
+def folder_size(folder: Path) -> int:
+    """Give the bytes of a folder's text files together; one that cannot be looked at, as a broken link, has none."""
+    size = 0
+    for path in text_files(folder):
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
 
 
 def file_row(path: Path, name: Path) -> dict[str, object] | ValueError:

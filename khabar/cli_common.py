@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, BinaryIO, NoReturn, ParamSpec
 
 import typer
 
@@ -27,6 +27,11 @@ P = ParamSpec("P")
 BAD_ROWS, NOT_DONE, INTERRUPTED, READER_GONE, TERMINATED = 1, 2, 130, 141, 143
 
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+
+
+def standard_input() -> BinaryIO | None:
+    """Give standard input as bytes; None where it is closed."""
+    return getattr(sys.stdin, "buffer", None)
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:

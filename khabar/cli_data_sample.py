@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say
+from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say, standard_input
 from khabar.cli_progress import scoring_progress
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def sample(
     check_label_files(output, [*(source.name for source in sources), *excluded], overwrite=overwrite)
     labelled = [text for file in excluded for text in _texts(file)]
     with load(model, device=device) as tagger, scoring_progress(sources, hidden=False) as progress:
-        placed = read_placed_rows(sources, stdin=sys.stdin.buffer, opened=progress.opened)
+        placed = read_placed_rows(sources, stdin=standard_input(), opened=progress.opened)
         found = sample_articles(
             tagger,
             map(progress.read, placed),

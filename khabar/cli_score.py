@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from khabar import __version__
-from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say
+from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say, standard_input
 from khabar.cli_progress import scoring_progress
 from khabar.inference.runtimes import Precision, Runtime
 from khabar.models.errors import KhabarError
@@ -104,7 +104,7 @@ def score(
 
     Exit code 0: every row scored; 1: some rows could not be; 2: not done, the message says why.
     """
-    if not articles and sys.stdin.isatty():
+    if not articles and (sys.stdin is None or sys.stdin.isatty()):
         raise KhabarError("nothing to score: give files, a folder, or - for standard input")
 
     from khabar.inference.fields import FieldNames
@@ -112,6 +112,7 @@ def score(
     from khabar.inference.ray_cluster import RayOptions
     from khabar.inference.ray_engine import check_results_folder, score_sources_on_ray
     from khabar.inference.score import ScoreOptions, check_results_file, score_sources
+    from khabar.inference.sinks import is_special
     from khabar.inference.sources import STANDARD_INPUT, open_sources
 
     options = ScoreOptions(
@@ -120,6 +121,7 @@ def score(
     fields = FieldNames(text=text_field, id=id_field)
     sources = open_sources(articles or [STANDARD_INPUT], input_format=input_format, fields=fields)
     to_stream = output == "-"
+    errors = None if to_stream or is_special(output) else errors_path(output)
     if engine == "ray":
         if to_stream or resume:
             raise KhabarError("--engine ray needs --output, a new folder, and does not go with --resume")
@@ -129,7 +131,7 @@ def score(
             summary = score_sources_on_ray(
                 sources, output, ray_options, options=options, strict=strict, progress=progress
             )
-        _end(summary, errors_path(output))
+        _end(summary, errors)
         return
     if not to_stream:
         check_results_file(output, options)
@@ -151,14 +153,14 @@ def score(
                 sources,
                 sys.stdout.buffer if to_stream else Path(output),
                 errors=sys.stderr.buffer,
-                stdin=sys.stdin.buffer,
+                stdin=standard_input(),
                 options=options,
                 made_by=made_by,
                 strict=strict,
                 resume=resume,
                 progress=progress,
             )
-    _end(summary, None if to_stream else errors_path(output))
+    _end(summary, errors)
 
 
 def _end(summary: ScoreSummary, errors: Path | None) -> None:

@@ -143,6 +143,20 @@ def test_score_takes_a_pipe_without_being_told(tiny_model_folder):
     assert "\nEntities" in done.stdout
 
 
+def test_closed_standard_input_is_not_missed(tiny_model_folder, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "بغداد"}\n', encoding="utf-8")
+    score = [sys.executable, "-m", "khabar", "score", "-m", tiny_model_folder, "-o", tmp_path / "out.jsonl"]
+    for inputs, code, said in (
+        ([path], 0, "scored 1 article"),
+        ([], 2, "nothing to score"),
+        (["-"], 2, "cannot be read here"),
+    ):
+        command = ["/bin/sh", "-c", '"$@" <&-', "sh", *score, *inputs]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
 def test_score_puts_bad_rows_aside(tiny_model_folder, tmp_path):
     path, out = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
     path.write_text('{"id": "a", "text": "بغداد"}\n{}\n{"id": "b", "text": "كركوك"}\n', encoding="utf-8")
@@ -153,6 +167,13 @@ def test_score_puts_bad_rows_aside(tiny_model_folder, tmp_path):
     assert f"scored 2 articles; 1 row could not be scored (see {errors}); " in done.stderr
     assert [json.loads(line)["id"] for line in out.read_text(encoding="utf-8").splitlines()] == ["a", "b"]
     assert json.loads(errors.read_text(encoding="utf-8"))["line"] == 2
+
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(out)
+    done = run("score", path, "-m", tiny_model_folder, "-o", link)
+    assert f"(see {errors})" in done.stderr
+    done = run("score", path, "-m", tiny_model_folder, "-o", "/dev/null")
+    assert "1 row could not be scored; " in done.stderr, "it was shown here"
 
     done = run("score", path, "-m", tiny_model_folder)
     assert done.exit_code == 1

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -296,6 +297,42 @@ def test_two_runs_do_not_write_to_the_same_part_files(out):
         pass
 
 
+def test_a_run_that_is_being_finished_is_left_alone(out):
+    def finish(part, target):
+        with (
+            pytest.raises(KhabarError, match=r"\.part is being written by another run"),
+            PartFiles(out, {}, finish=os.replace, resume=True),
+        ):
+            pytest.fail("it was opened twice")
+        part.replace(target)
+
+    with PartFiles(out, {}, finish=finish, resume=False) as parts:
+        parts.write(b"{}\n", b"", Done(n_rows=1))
+        parts.finish()
+    assert names_in(out.parent) == ["results.jsonl"]
+
+
+def test_a_run_that_another_has_finished_meanwhile_is_not_begun_anew(out, monkeypatch):
+    with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
+        parts.write(b"{}\n", b"", Done(n_rows=1))
+    parts._save(replace(parts.done, whole=True))  # as if killed before it was moved into place
+    resumed = PartFiles(out, {}, finish=os.replace, resume=True)
+    found = resumed._found
+    seen = []
+
+    def found_and_finished():
+        seen.append(found())
+        if len(seen) == 1:
+            with PartFiles(out, {}, finish=os.replace, resume=True) as other:
+                other.finish()
+        return seen[-1]
+
+    monkeypatch.setattr(resumed, "_found", found_and_finished)
+    with pytest.raises(KhabarError, match="has been finished by another run meanwhile"), resumed:
+        pytest.fail("it was begun anew")
+    assert names_in(out.parent) == ["results.jsonl"]
+
+
 class WindowsLocks:
     """Stands in for `msvcrt`: a file's byte is one open file's until that is closed."""
 
@@ -323,6 +360,8 @@ def test_on_windows_too_two_runs_do_not_write_to_the_same_part_files(out, monkey
 def test_a_stream_cannot_be_gone_on_with(rows):
     with pytest.raises(KhabarError, match="cannot be gone on with; give an output file"):
         run(Tagger(), rows, io.BytesIO(), resume=True)
+    with pytest.raises(KhabarError, match="cannot be gone on with; give an output file"):
+        run(Tagger(), rows, "/dev/null", resume=True)
 
 
 def test_a_models_digest_tells_its_files(tiny_model_folder):

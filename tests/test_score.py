@@ -167,6 +167,25 @@ def test_an_input_is_not_replaced_by_its_results(articles):
     assert articles.read_bytes() == before
 
 
+def test_results_never_replace_an_article_of_a_folder(tmp_path):
+    folder = tmp_path / "news"
+    folder.mkdir()
+    (folder / "a.txt").write_text("خبر", encoding="utf-8")
+    (folder / "broken.txt").symlink_to("nowhere")
+    with pytest.raises(KhabarError, match=r"a\.txt is an input too"):
+        score_file(folder, folder / "a.txt", options={"result_format": "text"})
+    assert (folder / "a.txt").read_text(encoding="utf-8") == "خبر"
+
+
+def test_a_broken_link_in_a_folder_is_one_bad_row(tmp_path, out):
+    folder = tmp_path / "news"
+    folder.mkdir()
+    (folder / "a.txt").write_text("خبر", encoding="utf-8")
+    (folder / "b.txt").symlink_to("nowhere")
+    summary, _ = score_file(folder, out)
+    assert (summary.n_articles, summary.n_bad_rows) == (1, 1)
+
+
 def test_a_linked_output_stays_a_link(clean_articles, out, tmp_path):
     target = tmp_path / "target.jsonl"
     out.symlink_to(target)

@@ -48,7 +48,7 @@ def test_compression_is_known_by_its_bytes(tmp_path, pack):
 def test_all_members_and_frames_are_read(tmp_path):
     rows = [json_lines({"id": str(i), "text": "خبر"}) for i in range(4)]
     skipped = struct.pack("<II", 0x184D2A50, 5) + b"notes"
-    zst = b"".join([PACK[".zst"](rows[0]), skipped, *map(PACK[".zst"], rows[1:])])
+    zst = b"".join([skipped, PACK[".zst"](rows[0]), skipped, *map(PACK[".zst"], rows[1:])])
     gz = b"".join([PACK[".gz"](rows[0]), PACK[".gz"](b""), *map(PACK[".gz"], rows[1:]), bytes(700)])
     for path in (write(tmp_path / "a.jsonl.zst", zst), write(tmp_path / "a.jsonl.gz", gz)):
         assert [row.id for row in rows_of(path)] == ["0", "1", "2", "3"]
