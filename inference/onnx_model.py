@@ -52,9 +52,19 @@ class OnnxEncoder(PreTrainedModel):
         self.session = session
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
-        """Encode right-padded pieces on the CPU: `last_hidden_state` of (batch, pieces, hidden_size)."""
+        """Encode right-padded pieces on the CPU: `last_hidden_state` of (batch, pieces, hidden_size).
+
+        Raises:
+            MemoryError: If they need more memory than there is.
+        """
         inputs = dict(zip(INPUTS, (input_ids.numpy(), attention_mask.numpy()), strict=True))
-        return BaseModelOutput(last_hidden_state=torch.from_numpy(self.session.run([OUTPUT], inputs)[0]))
+        try:
+            (states,) = self.session.run([OUTPUT], inputs)
+        except Exception as error:  # its own kinds have no base but this one
+            if "Failed to allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+        return BaseModelOutput(last_hidden_state=torch.from_numpy(states))
 
 
 def load_onnx(folder: str | Path) -> tuple[KhabarModel, PreTrainedTokenizerFast]:

@@ -24,7 +24,7 @@ from khabar.inference.prepared import prepare
 from khabar.inference.results import TaggedArticle, unchanged
 from khabar.inference.runtimes import check_runtime
 from khabar.inference.workers import TextWork, Workers, usual_number
-from khabar.models.article import Article
+from khabar.models.article import Article, refuse_one_text
 from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError
 from khabar.models.folder import load_model, named_folder
@@ -178,8 +178,7 @@ class Tagger:
             ValueError: If batch_pieces is below 1.
             KhabarError: As `tag`, in the place of the article that is meant.
         """
-        if isinstance(articles, str):
-            raise KhabarError("articles is a str; allowed: a list or another iterable of texts, or tag() for one text")
+        refuse_one_text(articles)
         chunks = in_chunks(map(_article, articles), lambda article: len(article.text), LOOK_AHEAD[self.device])
         with closing(self.tag_chunks(chunks, batch_pieces=batch_pieces)) as tagged:
             for results in tagged:

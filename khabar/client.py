@@ -25,7 +25,7 @@ from khabar.client_errors import (
 )
 from khabar.client_exchange import Cutter, Limits, ServedModel, TagRequest, read_answer, read_model, read_results
 from khabar.inference.results import TaggedArticle
-from khabar.models.article import Article
+from khabar.models.article import Article, refuse_one_text
 from khabar.models.errors import KhabarError, MissingExtraError
 from khabar.models.messages import show
 from khabar.models.ranges import check_range
@@ -183,6 +183,7 @@ class Client(_Connection):
             RemoteError: As `tag`; of a request that holds an article that is not taken, there are no results. The
                 error names the article by its place in all that were given.
         """
+        refuse_one_text(articles)
         cutter = None
         for article in articles:
             cutter = cutter or Cutter(self._known_limits())
@@ -245,6 +246,7 @@ class AsyncClient(_Connection):
         self, articles: Iterable[str | Article] | AsyncIterable[str | Article]
     ) -> AsyncIterator[TaggedArticle]:
         """Tag articles as a stream, as `Client.tag_many` does; they may come from an asynchronous iterable too."""
+        refuse_one_text(articles)
         cutter = None
         async for article in _as_async(articles):
             cutter = cutter or Cutter(await self._known_limits())
@@ -280,10 +282,14 @@ def _checked(url: str) -> str:
     Raises:
         KhabarError: If it is not one at which a service can be.
     """
+    import httpx
+
     try:
         parts = urlsplit(url)
         _ = parts.port  # reads it
-    except (ValueError, AttributeError, TypeError):
+        (parts.hostname or "").encode("idna")  # as it will be looked up
+        httpx.URL(url)
+    except (ValueError, AttributeError, TypeError, httpx.InvalidURL):
         parts = SplitResult("", "", "", "", "")
     if parts.username is not None or parts.password is not None:
         # Messages name the address, and must not show a password.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from khabar.models.errors import KhabarError
 from khabar.models.messages import nearest, show
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -234,6 +235,16 @@ def _segments(row: dict[str, object], n_characters: int | None, problems: list[s
         previous = i, span[1]
         segments.append(Segment(start=span[0], end=span[1], topics=labels))
     return tuple(segments)
+
+
+def refuse_one_text(articles: object) -> None:
+    """Refuse a text where many are to come: it would be taken for as many as it has letters.
+
+    Raises:
+        KhabarError: If it is one.
+    """
+    if isinstance(articles, str):
+        raise KhabarError("articles is a str; allowed: a list or another iterable of texts, or tag() for one text")
 
 
 def _entities(row: dict[str, object], n_characters: int | None, problems: list[str]) -> tuple[Entity, ...] | None:

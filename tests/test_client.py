@@ -301,6 +301,9 @@ def test_a_new_try_is_logged_and_says_nothing_of_the_text(server, caplog):
         ({"url": "http://x:port"}, "allowed: the address"),
         ({"url": "http://x:99999"}, "allowed: the address"),
         ({"url": "http://x/?a=b"}, "allowed: the address"),
+        ({"url": "http://a..b"}, "allowed: the address"),
+        ({"url": "http://خبر..com"}, "allowed: the address"),
+        ({"url": f"http://{'x' * 64}.com"}, "allowed: the address"),
         ({"url": None}, "url is null"),
         ({"url": "http://me:secret@x"}, "allowed: an address alone, and token="),
         ({"url": "http://x", "token": "se\ncret"}, "cannot stand in a header"),
@@ -315,6 +318,13 @@ def test_a_client_that_cannot_work_is_not_made(kind, arguments, message):
     with pytest.raises(KhabarError, match=message) as caught:
         getattr(khabar, kind)(**arguments)
     assert "secret" not in str(caught.value)
+
+
+def test_a_text_is_not_taken_for_its_letters():
+    with pytest.raises(KhabarError, match="articles is a str"):
+        next(khabar.Client("http://127.0.0.1:9").tag_many("خبر"))
+    with pytest.raises(KhabarError, match="articles is a str"):
+        asyncio.run(anext(khabar.AsyncClient("http://127.0.0.1:9").tag_many("خبر")))
 
 
 @pytest.mark.parametrize(

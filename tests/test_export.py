@@ -70,6 +70,18 @@ def test_results_are_torchs(exported, tiny_model_folder):
         assert [e.score for e in one.entities] == pytest.approx([e.score for e in other.entities], abs=1e-3)
 
 
+def test_memory_that_runs_out_in_onnx_runtime_is_told_like_torchs(exported):
+    tagger = khabar.load(exported, runtime="onnx")
+
+    class Session:
+        def run(self, *_):
+            raise Exception("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 7")
+
+    tagger.model.encoder.session = Session()
+    with pytest.raises(khabar.KhabarError, match="needs more memory than cpu has"):
+        list(tagger.tag_many(TEXTS))
+
+
 @one_kind
 @pytest.mark.parametrize("n_context_layers", [1, 2])
 def test_padding_and_company_change_nothing(tiny_model, tokenizer, tmp_path, n_context_layers):
