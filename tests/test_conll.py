@@ -59,6 +59,36 @@ def test_the_last_column_is_the_tag_when_others_are_not_tags(tmp_path):
     assert surfaces(article) == [("بغداد", "LOC")]
 
 
+def test_phrases_beside_entities_are_no_outer_entities(tmp_path):
+    path = tmp_path / "phrases.conll"
+    path.write_text("زار B-VP O\nالوزير B-NP O\nبغداد B-NP B-LOC\n", encoding="utf-8")
+    (article,) = iter_conll(path)
+    assert surfaces(article) == [("بغداد", "LOC")]
+
+
+def test_what_an_even_file_of_tags_is_taken_for_is_said(tmp_path, caplog):
+    path = tmp_path / "even.bio"
+    path.write_text("رئيس B-OCC O\nبلدية I-OCC B-ORG\nالفلوجة I-OCC I-ORG\n", encoding="utf-8")
+    (article,) = iter_conll(path)
+    assert surfaces(article) == [("رئيس بلدية الفلوجة", "OCC")]
+    assert "even.bio: its 2 columns of tags are taken for entities in one another" in caplog.text
+    caplog.clear()
+    list(iter_conll(DATA / "nested.txt"))
+    assert not caplog.text, "lines of different lengths speak for themselves"
+
+
+def test_lines_with_other_columns_than_most_are_listed(tmp_path):
+    path = tmp_path / "pos.conll"
+    rows = ["-DOCSTART-", "", *["كلمة NN O"] * 5, "بغداد B-LOC", "في أبو ظبي B-LOC", "نينوى NNP B-LOC"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(CorpusError) as caught:
+        list(iter_conll(path))
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{path}:8: 2 columns; allowed: 3, as on most lines of the file",
+        f"{path}:9: 4 columns; allowed: 3, as on most lines of the file",
+    ]
+
+
 def test_tokens_with_spaces_are_kept_where_tabs_separate(tmp_path):
     path = tmp_path / "tabs.bio"
     path.write_bytes("\ufeffأبو ظبي\tB-LOC\r\nغدا\tO\r\n".encode())

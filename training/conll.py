@@ -4,8 +4,9 @@ Turns a token a line into text and character spans with the source's own labels.
 model's labels; what the labels mean is a corpus's Annotation.
 """
 
+import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,15 @@ from khabar.models.errors import MOST_KEPT, CorpusError, Problem
 from khabar.models.messages import show
 from khabar.training.convert.spacing import is_spacing, read_gaps, single_spaces
 
+logger = logging.getLogger(__name__)
+
 NESTED = "entities nested in another one, which is kept"
 
 _TAG = re.compile(r"O|[BI]-\S+")
 _BLANKS = re.compile(r"[ \t]+")
 _SAYS_NOTHING = "_"
+# Phrases of CoNLL-2000: a column of these, beside one of entities, is no layer of entities.
+_PHRASES = frozenset(["ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,8 @@ class _Layout:
 
     is_nested: bool  # all after the first are tags, the outermost entity's first
     has_spacing: bool  # the second says what stands between the tokens
+    width: int  # columns of most lines; where it is not nested, of all
+    is_even: bool  # all lines have as many
 
 
 def iter_conll(
@@ -50,9 +57,10 @@ def iter_conll(
     between them, unless the second column says what stands there (see spacing.py), and its id is "file:line" of its
     first token. `I-X` that continues no X begins an entity, as in seqeval and conlleval.
 
-    A file whose columns after the token are all tags, or whose lines have more or fewer of them, is
-    nested: columns from the outermost entity inwards. A token then counts for the outermost entity whose
-    label is not in `ignore`, so that a name inside an ignored phrase is not lost.
+    A file whose columns after the token are all tags, on most lines that have several, is nested: columns from the
+    outermost entity inwards. Lines of a nested file may have more or fewer; if all have as many, a warning says what
+    they were taken for. Phrases (NP, VP, …) are no entities: their column is passed over. A token of a nested file
+    counts for the outermost entity whose label is not in `ignore`, so that a name inside an ignored phrase is not lost.
 
     The file is read twice: what its columns are is known at its end.
 
@@ -66,20 +74,31 @@ def iter_conll(
         A sentence at a time. Those around a wrong line are no use.
 
     Raises:
-        CorpusError: After the last sentence, if a line has no tag, or a tag is not O, B-X or I-X: its `problems`
-            list all such lines (see MOST_KEPT).
+        CorpusError: After the last sentence, if a line has no tag, a tag is not O, B-X or I-X, or a line of a file that
+            is not nested has other columns than most: its `problems` list all such lines (see MOST_KEPT).
         KhabarError: If the file cannot be read.
     """
     layout = _layout(_rows(path, _Problems(path)))
+    if layout.is_nested and layout.is_even:
+        logger.warning(
+            "%s: its %d columns of tags are taken for entities in one another, the outermost first; "
+            "of which kind they are the file does not say",
+            path,
+            layout.width - 1,
+        )
     problems = _Problems(path)
     for sentence in _sentences(_rows(path, problems)):
         tokens, tags = [row.columns[0] for row in sentence], []
         for row in sentence:
             candidates = row.columns[1:] if layout.is_nested else row.columns[-1:]
-            for tag in candidates:
-                if not is_tag(tag):
-                    message = f"the tag of {show(row.columns[0])} is {show(tag)}; allowed: O, B-LABEL, I-LABEL"
-                    problems.add(row.line, message)
+            if not layout.is_nested and len(row.columns) != layout.width:
+                n = len(row.columns)
+                problems.add(row.line, f"{n} columns; allowed: {layout.width}, as on most lines of the file")
+            else:
+                for tag in candidates:
+                    if not is_tag(tag):
+                        message = f"the tag of {show(row.columns[0])} is {show(tag)}; allowed: O, B-LABEL, I-LABEL"
+                        problems.add(row.line, message)
             tags.append(_outermost(candidates, ignore))
         if layout.is_nested and left_out is not None:
             left_out[NESTED] += _n_entities(sentence) - len(bio_spans(tags))
@@ -161,25 +180,37 @@ def _rows(path: str | Path, problems: _Problems) -> Iterator[_Row]:
             problems.add(number, f"not UTF-8: {bad}")
             continue
         columns = [column.strip(" ") for column in line.split("\t")] if "\t" in line else _BLANKS.split(line)
+        if columns[0] == "-DOCSTART-":
+            continue
         if line and len(columns) < 2:
             problems.add(number, f"{show(line)} has no tag; allowed: a token and its tag, separated by a tab or spaces")
-        elif columns[0] != "-DOCSTART-":
+        else:
             yield _Row(line=number, columns=columns if line else [])
 
 
 def _layout(rows: Iterable[_Row]) -> _Layout:
-    widths: set[int] = set()
-    all_tags = all_spacing = True
-    some_spacing = False
+    widths: Counter[int] = Counter()
+    labels: defaultdict[int, set[str]] = defaultdict(set)  # of each column but a line's last
+    n_of_tags = 0  # lines with several columns after the token, all of them tags
+    all_spacing, some_spacing = True, False
     for row in rows:
-        if row.columns:
-            widths.add(len(row.columns))
-            all_tags = all_tags and all(map(is_tag, row.columns[1:]))
-            all_spacing = all_spacing and len(row.columns) > 2 and is_spacing(row.columns[1])
-            some_spacing = some_spacing or row.columns[1] != _SAYS_NOTHING
+        if not row.columns:
+            continue
+        _, *rest = row.columns
+        widths[len(row.columns)] += 1
+        if len(rest) > 1 and all(map(is_tag, rest)):
+            n_of_tags += 1
+            for place, tag in enumerate(rest[:-1]):
+                labels[place] |= {tag[2:]} - {""}
+        all_spacing = all_spacing and len(rest) > 1 and is_spacing(rest[0])
+        some_spacing = some_spacing or rest[0] != _SAYS_NOTHING
+    n_several = sum(n for width, n in widths.items() if width > 2)
+    has_phrases = any(found and found <= _PHRASES for found in labels.values())
     return _Layout(
-        is_nested=not all_spacing and (len(widths) > 1 or (max(widths, default=0) > 2 and all_tags)),
+        is_nested=not all_spacing and not has_phrases and 2 * n_of_tags > n_several,
         has_spacing=all_spacing and some_spacing,
+        width=max(widths, key=lambda width: widths[width], default=0),
+        is_even=len(widths) <= 1,
     )
 
 
