@@ -39,6 +39,12 @@ def test_an_interrupted_search_makes_the_trials_of_an_uninterrupted_one(settings
         search(settings, 3, progress_bar=False)
     with pytest.raises(KhabarError, match="seed was 0, is 1"):
         search(replace(settings, seed=1), 3, resume=True, progress_bar=False)
+    corpus = Path(settings.corpora[0])
+    before = corpus.read_bytes()
+    corpus.write_bytes(before.replace(b'"id": "', b'"id": "other-', 1))
+    with pytest.raises(KhabarError, match=r"search: cannot resume from other material: .*train source 0"):
+        search(settings, 3, resume=True, progress_bar=False)
+    corpus.write_bytes(before)
 
     resumed = search(settings, 3, resume=True, progress_bar=False)
     assert resumed.trials == whole.trials

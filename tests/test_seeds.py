@@ -1,6 +1,7 @@
 """Several seeds: mean, spread and the best model; a killed series goes on where it stood."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_interrupted_in_the_second_run_it_goes_on_there(train_settings, monkeypa
     written = (work / "seed-3" / "finished" / "metrics.json").stat().st_mtime_ns
     with pytest.raises(KhabarError, match="go on with --resume"):
         train_seeds(settings, 2, progress_bar=False)
+    corpus = Path(settings.corpora[0])
+    before = corpus.read_bytes()
+    corpus.write_bytes(before.replace(b'"id": "', b'"id": "other-', 1))
+    shutil.rmtree(next((work / "seed-4").glob("step-*")))  # as if stopped before its first checkpoint
+    with pytest.raises(KhabarError, match=r"seed-3: cannot resume from other material: .*train source 0"):
+        train_seeds(settings, 2, resume=True, progress_bar=False)
+    corpus.write_bytes(before)
     with pytest.raises(KhabarError, match=r"epochs was 2, is 3"):
         train_seeds(replace(settings, epochs=3), 2, resume=True, progress_bar=False)
     assert (work / "seed-3" / "finished" / "metrics.json").stat().st_mtime_ns == written

@@ -92,7 +92,7 @@ class Checkpoints:
         self._refuse_others(_SETTINGS, self.settings, "under other settings")
 
     def confirm(self, origin: dict[str, Any]) -> None:
-        """See that a run to be resumed is made from what it was begun with; before the next checkpoint.
+        """See that a run to be resumed, or that is finished, is made from what it was begun with; before it goes on.
 
         Args:
             origin: What its steps depend on beside the settings: plain values by name.
@@ -101,7 +101,7 @@ class Checkpoints:
             KhabarError: If something is not as it was.
         """
         self.origin = json.loads(json.dumps(origin))
-        if self.latest() is not None:
+        if self.latest() is not None or self.finished.exists():
             self._refuse_others(_ORIGIN, self.origin, "from other material")
 
     def save(self, accelerator: Accelerator, progress: Progress) -> None:

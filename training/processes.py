@@ -27,6 +27,11 @@ def join_processes(device: torch.device) -> None:
     PartialState(cpu=device.type == "cpu", timeout=LONGEST_WAIT)
 
 
+def n_processes() -> int:
+    """Give the number of this run's processes."""
+    return int(PartialState().num_processes)
+
+
 def is_main_process() -> bool:
     """Tell whether this process is the one that measures, saves and prints."""
     return bool(PartialState().is_main_process)

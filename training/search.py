@@ -10,13 +10,15 @@ import json
 import logging
 import math
 import shutil
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
+from khabar import __version__
 from khabar.inference.sinks import FileSink
 from khabar.models.device import choose_device
 from khabar.models.errors import KhabarError, MissingExtraError
@@ -111,9 +113,9 @@ def search(
     on_main(lambda: study.admit(resume=resume))
     material = Material(settings)  # what is wrong with the corpora shows before the study is begun
     refuse_poor_judge(material, "--search")
-    accelerator = make_accelerator(settings)  # a precision that the device lacks is refused before articles are encoded
-    settings = settled_for(settings, material, n_processes=accelerator.num_processes)
-    on_main(lambda: study.open(settings))
+    make_accelerator(settings)  # a precision that the device lacks is refused before articles are encoded
+    settings = settled_for(settings, material)
+    on_main(lambda: study.open(settings, material.origin))
     while (changes := on_main(lambda: study.ask(n_trials))) is not None:
         trial = replace(settings, **changes)
         checkpoints = open_run(trial, folder / "running", resume=True)
@@ -154,8 +156,8 @@ class _Study:
                 "that folder to begin anew"
             )
 
-    def open(self, settings: SettledSettings) -> None:
-        """Open the study of such settings that is there, or a new one."""
+    def open(self, settings: SettledSettings, origin: Mapping[str, Any]) -> None:
+        """Open the study of such settings, and of trials on such material, that is there, or a new one."""
         import optuna
 
         self.settings = settings
@@ -163,14 +165,18 @@ class _Study:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
             study_name="khabar",
-            storage=optuna.storages.RDBStorage(f"sqlite:///{quote(str(self._file.resolve()))}"),
+            # Which characters of a path a URL must escape differs between versions of SQLAlchemy.
+            storage=optuna.storages.RDBStorage(
+                "sqlite:///study.db", engine_kwargs={"creator": partial(sqlite3.connect, self._file.resolve())}
+            ),
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=UNCUT_TRIALS, n_warmup_steps=math.ceil(self.settings.epochs * UNCUT_EPOCHS)
             ),
         )
-        self._check_settings()
+        self._confirm("settings", {"khabar": __version__} | asdict(settings), "under other settings")
+        self._confirm("origin", origin, "from other material")
 
     def ask(self, n_trials: int) -> dict[str, Any] | None:
         """Begin the next trial, or the interrupted one again; None when all are behind it."""
@@ -235,11 +241,10 @@ class _Study:
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
-    def _check_settings(self) -> None:
-        settings = json.loads(json.dumps(asdict(self.settings)))
-        written = self.study.user_attrs.get("settings", settings)
-        refuse_changes(written, settings, f"{self.folder}: cannot resume under other settings")
-        self.study.set_user_attr("settings", settings)
+    def _confirm(self, name: str, values: Mapping[str, Any], how: str) -> None:
+        now = json.loads(json.dumps(values))
+        refuse_changes(self.study.user_attrs.get(name, now), now, f"{self.folder}: cannot resume {how}")
+        self.study.set_user_attr(name, now)
 
     def _space(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """Say where to look for each setting; what the settings are themselves is always inside."""

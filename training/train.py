@@ -35,7 +35,7 @@ from khabar.training.evaluate import evaluate
 from khabar.training.growing import Change, compare_known, refuse_drops
 from khabar.training.loop import Run, Watcher, make_accelerator
 from khabar.training.material import Material, examples_folder
-from khabar.training.processes import join_processes, on_main
+from khabar.training.processes import join_processes, n_processes, on_main
 from khabar.training.provenance import public_settings, settings_yaml, versions
 from khabar.training.settings import TrainSettings
 from khabar.training.settling import SettledSettings, settle
@@ -110,9 +110,9 @@ def open_run(settings: TrainSettings, work: Path, *, resume: bool) -> Checkpoint
     return checkpoints
 
 
-def settled_for(settings: TrainSettings, material: Material, *, n_processes: int) -> SettledSettings:
+def settled_for(settings: TrainSettings, material: Material) -> SettledSettings:
     """Fill in what settings leave open to the encoder and the corpora, as `learn` will."""
-    return _build(settings, material, n_processes=n_processes)[0]
+    return _build(settings, material)[0]
 
 
 def learn(
@@ -125,9 +125,9 @@ def learn(
 ) -> Run:
     """Build a model and train it, from the newest checkpoint on where there is one."""
     accelerator = make_accelerator(settings)
-    on_main(lambda: checkpoints.confirm({**material.origin, "processes": accelerator.num_processes}))
+    _confirm(material, checkpoints)
     set_seed(settings.seed)
-    settled, model, tokenizer, examples = _build(settings, material, n_processes=accelerator.num_processes)
+    settled, model, tokenizer, examples = _build(settings, material)
     run = Run(
         settled,
         accelerator,
@@ -150,7 +150,9 @@ def finish_run(
     Returns:
         The content of its metrics.json; of one that was finished before, what stands there.
     """
-    if not on_main(checkpoints.finished.exists):
+    if on_main(checkpoints.finished.exists):
+        _confirm(material, checkpoints)
+    else:
         run = learn(settings, material, checkpoints, progress_bar=progress_bar)
         on_main(lambda: _write_finished(settings, material, run, checkpoints))
         run.accelerator.free_memory()
@@ -212,13 +214,18 @@ def write_papers(folder: Path, metrics: Mapping[str, Any]) -> None:
             sink.write(text)
 
 
+def _confirm(material: Material, checkpoints: Checkpoints) -> None:
+    """See that a run is resumed with the material, and in as many processes, as it was begun with."""
+    on_main(lambda: checkpoints.confirm({**material.origin, "processes": n_processes()}))
+
+
 def _build(
-    settings: TrainSettings, material: Material, *, n_processes: int
+    settings: TrainSettings, material: Material
 ) -> tuple[SettledSettings, KhabarModel, PreTrainedTokenizerFast, ExampleStore]:
     """Build what a run begins with: settings that leave nothing open, model, tokenizer and examples."""
     model, tokenizer = build_model(settings, material.labels)
     examples = material.examples(tokenizer, max_segment_words=model.config.max_segment_words)
-    settled = settle(settings, model.encoder.config, examples.lengths, n_processes=n_processes)
+    settled = settle(settings, model.encoder.config, examples.lengths, n_processes=n_processes())
     return settled, model, tokenizer, examples
 
 
