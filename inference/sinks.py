@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -93,15 +93,24 @@ class FileSink:
         self._opened.__exit__(kind, error, trace)
 
 
-def check_output(path: str | Path) -> None:
+def check_output(path: str | Path, *, ending: str = "", inputs: Iterable[str | Path] = ()) -> None:
     """See, before long work, that an output can be written.
 
+    Args:
+        path: The output.
+        ending: What its name must end in; it keeps an option that lacks its value from taking an input for it.
+        inputs: Files that it must not replace.
+
     Raises:
-        KhabarError: If it is a folder, or its folder is missing or closed to writing.
+        KhabarError: If it ends otherwise or is an input or a folder, or its folder is missing or closed to writing.
     """
     path = Path(path)
     if path.is_dir():
         raise KhabarError(f"{path} is a folder; allowed: a file to write")
+    if not path.name.lower().endswith(ending):
+        raise KhabarError(f"{path} cannot be the output; allowed: a name that ends in {ending}")
+    if path.resolve() in {Path(file).resolve() for file in inputs}:
+        raise KhabarError(f"{path} is an input, which would be replaced; allowed: another file")
     parent = path.resolve().parent
     if not parent.is_dir():
         raise KhabarError(f"{path}: no folder {parent} to write in")

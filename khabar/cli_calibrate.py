@@ -50,7 +50,7 @@ def calibrate(
     check_shares(wanted_precision=wanted_precision, certainty=certainty)
     check_target(model, output)
     if measures is not None:
-        check_output(measures)
+        check_output(measures, ending=".json", inputs=[corpus])
 
     from tqdm import tqdm
 

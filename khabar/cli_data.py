@@ -32,9 +32,13 @@ def check(
 
     Exit code: 2 if there are errors, with --strict 1 if there are warnings, else 0. Notes never count.
     """
-    from khabar.training.check import check_files
+    from khabar.inference.sinks import check_output
+    from khabar.training.check import check_files, check_ignored
     from khabar.training.check_summary import summarise
 
+    check_ignored(ignore or ())  # before anything is written
+    if html is not None:
+        check_output(html, ending=".html")
     checked_files = files
     if fix is not None:
         checked_files = _fix(files, fix)

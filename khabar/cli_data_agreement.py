@@ -21,7 +21,9 @@ def agreement(
     from khabar.training.agreement import measure_agreement
     from khabar.training.agreement_pairs import match_articles
     from khabar.training.agreement_table import describe_agreement, list_disagreements
+    from khabar.training.source_spec import refuse_other_formats
 
+    refuse_other_formats([first, second])
     found = measure_agreement(match_articles(read_articles(first), read_articles(second)))
     typer.echo(describe_agreement(found, first, second))
     n = len(found.disagreements)

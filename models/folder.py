@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import model_info, snapshot_download, try_to_load_from_cache
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from khabar.models.config import KhabarConfig
@@ -194,6 +194,28 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         mismatched = [f"{key[0]} has another shape" for key in info["mismatched_keys"]]
         raise ModelFolderError(f"{folder}: {WEIGHTS} lacks weights of the encoder: {_some([*missing, *mismatched])}")
     _check_numbers(folder, encoder)
+    return encoder, _fitting_tokenizer(folder, _n_rows(encoder))
+
+
+def new_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Build an encoder with random weights from another one's configuration, and load its tokenizer.
+
+    Args:
+        name: As for `load_encoder`; a folder needs no weights.
+
+    Raises:
+        ModelFolderError: If it is not there, leads out of itself, or its settings are not those of an encoder that
+            transformers knows, or the tokenizer does not fit it.
+        KhabarError: If it reads text segmented by Farasa.
+    """
+    check_segmentation(str(name))
+    folder = local_folder(name)
+    check_whole(folder, ("config.json",))
+    check_contained(folder)
+    config = quietly(folder, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    if isinstance(config, KhabarConfig):
+        config = config.encoder
+    encoder: PreTrainedModel = quietly(folder, lambda: AutoModel.from_config(config, trust_remote_code=False))
     return encoder, _fitting_tokenizer(folder, _n_rows(encoder))
 
 

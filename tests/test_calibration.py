@@ -459,6 +459,8 @@ def test_the_command_changes_a_folder_in_place(tiny_model_folder, corpus):
         (["{model}", "{corpus}", "--wanted-precision", "2"], "wanted precision is 2.0"),
         (["{model}", "{corpus}", "--certainty", "0.2"], "certainty is 0.2"),
         (["{model}", "{corpus}", "--json", "{model}"], "is a folder; allowed: a file to write"),
+        (["{model}", "{corpus}", "--json", "{corpus}"], "allowed: a name that ends in .json"),
+        (["{model}", "{corpus}.json", "--json", "{corpus}.json"], "is an input, which would be replaced"),
         (["{model}", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )

@@ -166,6 +166,17 @@ def test_no_file_is_replaced(tmp_path):
     assert rows_of(path) == [{"text": TEXT}]
 
 
+def test_nothing_is_fixed_where_the_check_would_be_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": TEXT})
+    corpus = tmp_path / "c.yaml"
+    corpus.write_text(f"sources: [{{path: {path}}}]", encoding="utf-8")
+    for arguments, reason in (([path, "--ignore", "bogus"], "ignore is 'bogus'"), ([corpus], "a list of sources")):
+        done = run(*arguments, "--fix", tmp_path / "fixed")
+        assert done.exit_code == 2
+        assert reason in done.stderr
+        assert not (tmp_path / "fixed").exists()
+
+
 def test_fix_checks_the_copies(tmp_path):
     spaced = {"id": "a", "text": TEXT, "entities": [{"start": 4, "end": 9, "label": "P"}]}
     path = write(tmp_path / "a.jsonl", *({**spaced, "id": str(k), "text": TEXT + str(k)} for k in range(3)))
@@ -283,10 +294,15 @@ def test_the_page_is_written_whole_and_never_over_a_corpus(tmp_path, hostile):
     before = hostile.read_bytes()
     done = run(hostile, "--html", hostile)
     assert done.exit_code == 2
-    assert "would be replaced" in done.stderr
+    assert "cannot be the output; allowed: a name that ends in .html" in done.stderr
     assert hostile.read_bytes() == before
-    assert run(hostile, "--html", tmp_path / "new" / "page.html").exit_code == 2  # for the broken line
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+    new = tmp_path / "new"
+    done = run(hostile, "--html", new / "page.html", "--fix", tmp_path / "fixed")
+    assert "no folder" in done.stderr
+    assert not (tmp_path / "fixed").exists(), "nothing is written before"
+    new.mkdir()
+    assert run(hostile, "--html", new / "page.html").exit_code == 2  # for the broken line
+    assert [path.name for path in new.iterdir()] == ["page.html"]
 
 
 @pytest.mark.slow

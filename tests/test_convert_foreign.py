@@ -473,6 +473,29 @@ def test_a_dataset_of_tagged_tokens(tmp_path):
     assert (article.id, article.text, names(article)) == ("4", "في أبو ظبي.", [("أبو ظبي", "LOC")])
 
 
+def test_rows_of_a_dataset_that_are_no_articles_are_named(tmp_path):
+    from datasets import Dataset, Features, List, Value
+
+    rows = [{"tokens": "في بغداد", "ner_tags": "O B-LOC"}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "plain")
+    with pytest.raises(CorpusError, match="tokens or ner_tags is no list"):
+        read("datasets", tmp_path / "plain")
+    features = Features({"tokens": List(Value("string")), "ner_tags": List(Value("string"))})
+    rows = [{"tokens": ["في"], "ner_tags": ["O"]}, {"tokens": None, "ner_tags": ["O"]}]
+    Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "null")
+    with pytest.raises(CorpusError) as caught:
+        read("datasets", tmp_path / "null")
+    assert [problem.line for problem in caught.value.problems] == [2]
+
+
+def test_numbers_of_a_dataset_s_articles_become_ids(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([{"id": 5, "text": "خبر"}]).save_to_disk(tmp_path / "d")
+    ((article,), _) = read("datasets", tmp_path / "d")
+    assert article.id == "5"
+
+
 def test_folders_with_several_datasets_or_other_columns_are_refused(tmp_path):
     from datasets import Dataset, DatasetDict
 

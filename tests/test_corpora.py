@@ -216,6 +216,8 @@ def test_all_problems_of_a_yaml_are_listed_at_their_lines(tmp_path):
         ("sources: {", "not YAML: "),
         ("sources:\n  - path: a\n    path: b", 'not YAML: key "path" stands twice'),
         ("sources: &a [*a]", "sources[0] is "),
+        ("sources:\n  - path: {{ CORPUS }}", "not YAML: found unhashable key"),
+        ("sources:\n  - path: a\n    licence: 2021-13-45", "not YAML: month must be in 1..12"),
     ],
 )
 def test_wrong_yaml(tmp_path, text, expected):

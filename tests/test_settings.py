@@ -36,6 +36,7 @@ def test_json_is_read_as_well_and_one_corpus_needs_no_list(tmp_path):
         ("corpora: [1]", r"corpora is \[1\], must be tuple"),
         ("- a", "must hold settings"),
         ("a: [", "is not YAML"),
+        ("name: 2021-13-45", "is not YAML: month must be in 1..12"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused(tmp_path, line, message):
@@ -56,6 +57,8 @@ def test_a_missing_file_is_named(tmp_path):
         ({"corpora": ()}, "corpora is empty"),
         ({"epochs": 0}, "epochs is 0, must be at least 1"),
         ({"checkpoint_steps": 0}, "checkpoint_steps is 0"),
+        ({"window": 2}, "window is 2, must be at least 3"),
+        ({"window": 64, "stride": 63}, r"stride is 63, must be in \[1, 62\]"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, must be above 0"),
         ({"learning_rate": float("nan")}, "must be above 0"),
         ({"warmup": 1.0}, r"warmup is 1.0, must be in \[0, 1\)"),

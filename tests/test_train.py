@@ -259,6 +259,27 @@ def test_a_fresh_encoder_needs_no_weights(settings, encoder_folder):
     assert (result.folder / "model.safetensors").is_file()
 
 
+def test_a_fresh_encoder_is_looked_at_like_another(settings, encoder_folder):
+    fresh = replace(settings, from_scratch=True, epochs=1)
+    file = encoder_folder / "config.json"
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for changed, message in (
+        ({key: value for key, value in before.items() if key != "model_type"}, "cannot be loaded"),
+        (before | {"vocab_size": 20}, r"the tokenizer has \d+ pieces, the encoder embeds only 20"),
+    ):
+        file.write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(ModelFolderError, match=message):
+            train(fresh, progress_bar=False)
+
+
+def test_a_dev_set_that_says_nothing_is_refused_before_training(settings, tmp_path):
+    silent = tmp_path / "silent.jsonl"
+    silent.write_text('{"text": "نص لم يقرأه أحد"}\n', encoding="utf-8")
+    with pytest.raises(KhabarError, match=r"silent\.jsonl has nothing to measure on"):
+        train(replace(settings, dev=str(silent)), progress_bar=False)
+    assert not Path(settings.output).exists()
+
+
 def test_a_fresh_encoder_can_have_the_shape_of_a_model_s(settings, tmp_path):
     first = train(replace(settings, epochs=1, dev=None), progress_bar=False).folder
     fresh = replace(
@@ -282,6 +303,7 @@ def test_a_hub_id_offline_says_what_to_do(settings):
         ({"device": "cuda:99"}, "'cuda:99', must be auto, cpu or cuda; CUDA_VISIBLE_DEVICES=N"),
         ({"encoder": "/nowhere"}, "no such model folder"),
         ({"corpora": ("/nowhere.jsonl",)}, "nowhere.jsonl"),
+        ({"stride": 600}, r"^stride is 600, must be in \[1, "),
     ],
 )
 def test_what_cannot_be_used_is_named(settings, change, message):

@@ -5,14 +5,13 @@ Knows encoders, models and settings; knows nothing of articles.
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError
-from khabar.models.folder import load_encoder, load_model, named_folder
+from khabar.models.folder import load_encoder, load_model, new_encoder
 from khabar.models.model import KhabarModel
-from khabar.models.text import load_tokenizer
-from khabar.training.growing import default_stride, grow_model
+from khabar.training.growing import grow_model, stride_in
 from khabar.training.settings import TrainSettings
 from khabar.training.targets import LabelSet
 
@@ -30,14 +29,14 @@ def build_model(settings: TrainSettings, labels: LabelSet) -> tuple[KhabarModel,
         old, tokenizer = load_model(settings.from_model)
         model = grow_model(old, labels, settings)
     else:
-        encoder, tokenizer = _encoder(settings)
+        encoder, tokenizer = (new_encoder if settings.from_scratch else load_encoder)(str(settings.encoder))
         window = settings.window or min(_limit(encoder), DEFAULT_WINDOW)
         config = KhabarConfig(
             encoder=encoder.config,
             topics=list(labels.topics),
             entity_labels=list(labels.entity_labels),
             window=window,
-            stride=settings.stride or default_stride(window),
+            stride=stride_in(window, settings.stride),
             max_segment_words=settings.max_segment_words or DEFAULT_SEGMENT_WORDS,
             head_dropout=settings.head_dropout,
             name=settings.name,
@@ -48,18 +47,6 @@ def build_model(settings: TrainSettings, labels: LabelSet) -> tuple[KhabarModel,
         raise KhabarError(f"window is {model.config.window}, must be at most the encoder's {_limit(model.encoder)}")
     model.encoder.config._name_or_path = ""  # a path of this machine means nothing elsewhere
     return model, tokenizer
-
-
-def _encoder(settings: TrainSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    name = named_folder(str(settings.encoder))
-    if not settings.from_scratch:
-        return load_encoder(name)
-    tokenizer = load_tokenizer(name)
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    if isinstance(config, KhabarConfig):
-        config = config.encoder
-    fresh: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
-    return fresh, tokenizer
 
 
 def _limit(encoder: PreTrainedModel) -> int:

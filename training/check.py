@@ -44,6 +44,18 @@ class Checked:
         return ", ".join(f"{n:,} {severity}{'' if n == 1 else 's'}" for severity, n in counts)
 
 
+def check_ignored(kinds: Collection[str]) -> None:
+    """See that these kinds of findings can be left out.
+
+    Raises:
+        KhabarError: If one is not known, or an error.
+    """
+    allowed = [kind for kind, (severity, _) in KINDS.items() if severity != "error"]
+    for kind in kinds:
+        if kind not in allowed:
+            raise KhabarError(f"ignore is {kind!r}, which is not a kind that can be ignored{nearest(kind, allowed)}")
+
+
 def check_files(files: Sequence[str | Path], *, ignore: Collection[str] = ()) -> Checked:
     """Check the articles of files, by themselves and against each other.
 
@@ -54,10 +66,7 @@ def check_files(files: Sequence[str | Path], *, ignore: Collection[str] = ()) ->
     Raises:
         KhabarError: If a kind to ignore is not known or an error, or a file's ending says that it is of another format.
     """
-    allowed = [kind for kind, (severity, _) in KINDS.items() if severity != "error"]
-    for kind in ignore:
-        if kind not in allowed:
-            raise KhabarError(f"ignore is {kind!r}, which is not a kind that can be ignored{nearest(kind, allowed)}")
+    check_ignored(ignore)
     refuse_other_formats(files)
     names = list(dict.fromkeys(map(str, files)))
     articles: list[PlacedArticle] = []

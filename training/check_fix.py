@@ -16,6 +16,7 @@ from khabar.models.errors import KhabarError, Problem
 from khabar.models.messages import show
 from khabar.models.words import split_words
 from khabar.training.check_spans import trimmed
+from khabar.training.source_spec import refuse_other_formats
 
 
 def fix_files(files: Sequence[str | Path], folder: str | Path) -> tuple[list[Path], list[Problem]]:
@@ -33,8 +34,10 @@ def fix_files(files: Sequence[str | Path], folder: str | Path) -> tuple[list[Pat
         The copies, and all changes with their places in the files given.
 
     Raises:
-        KhabarError: If a file cannot be read, or a copy would replace a file or another copy.
+        KhabarError: If a file cannot be read or its ending says that it is of another format, or a copy would replace
+            a file or another copy.
     """
+    refuse_other_formats(files)
     folder = Path(folder)
     targets = [folder / Path(file).name for file in files]
     if folder.exists() and not folder.is_dir():

@@ -10,9 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from khabar.inference.sinks import whole_file
+from khabar.inference.sinks import check_output, whole_file
 from khabar.models.article import Article, Segment
-from khabar.models.errors import KhabarError
 from khabar.models.words import Span
 from khabar.training.check import Checked
 from khabar.training.check_corpus import topics_of
@@ -52,13 +51,10 @@ def write_page(checked: Checked, summary: Summary, path: str | Path) -> None:
     """Write the page; it appears whole.
 
     Raises:
-        KhabarError: If it would replace a file that was checked.
+        KhabarError: If it cannot be written there, or is no .html, as no file of articles is.
     """
-    path = Path(path)
-    if path.resolve() in {Path(file).resolve() for file in checked.files}:
-        raise KhabarError(f"{path} is one of the files checked, and would be replaced; allowed: another file")
+    check_output(path, ending=".html")
     content = render_check(checked, summary)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         partial.write_text(content, encoding="utf-8")
 

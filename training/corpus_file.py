@@ -38,12 +38,13 @@ def read_corpus_file(path: str | Path) -> list[SourceSpec]:
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _error(path, None, f"not UTF-8: byte 0x{error.object[error.start]:02x}") from None
+    try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_double_keys(root)
         document = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise _error(path, None, f"not UTF-8: byte 0x{error.object[error.start]:02x}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for what looks like a date and is none
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error)
         raise _error(path, mark.line + 1 if mark else None, f"not YAML: {reason}") from None
@@ -83,9 +84,10 @@ def _refuse_double_keys(root: yaml.Node) -> None:
             continue
         keys: set[str] = set()
         for key, value in node.value:
-            if key.value in keys:
-                raise yaml.MarkedYAMLError(problem=f"key {show(key.value)} stands twice", problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode):  # safe_load refuses others
+                if key.value in keys:
+                    problem = f"key {show(key.value)} stands twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 keys.add(key.value)
             waiting.append(value)
 

@@ -18,6 +18,7 @@ from khabar.models import tags
 from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError
 from khabar.models.model import KhabarModel
+from khabar.models.ranges import check_range
 from khabar.training.corpora import Corpus
 from khabar.training.evaluate import parts_of
 from khabar.training.settings import TrainSettings
@@ -103,7 +104,7 @@ def grow_model(old: KhabarModel, labels: LabelSet, settings: TrainSettings) -> K
         topic_thresholds={topic: was.topic_thresholds.get(topic, 0.5) for topic in labels.topics},
         topic_bands=was.topic_bands,
         window=window,
-        stride=settings.stride or (was.stride if window == was.window else default_stride(window)),
+        stride=stride_in(window, settings.stride or (was.stride if window == was.window else None)),
         max_segment_words=settings.max_segment_words or was.max_segment_words,
         head_dropout=settings.head_dropout,
         name=settings.name,
@@ -128,9 +129,14 @@ def grow_model(old: KhabarModel, labels: LabelSet, settings: TrainSettings) -> K
     return model
 
 
-def default_stride(window: int) -> int:
-    """Three quarters of what a window holds beside its two special pieces."""
-    return max((window - 2) * 3 // 4, 1)
+def stride_in(window: int, stride: int | None) -> int:
+    """Give a window's stride: the one given, or three quarters of what it holds beside its two special pieces.
+
+    Raises:
+        KhabarError: If the one given is too wide: pieces between two windows would not be read.
+    """
+    check_range("stride", stride, at_least=1, at_most=window - 2)
+    return stride or max((window - 2) * 3 // 4, 1)
 
 
 def compare_known(before: Mapping[str, Any], after: Mapping[str, Any], known: LabelSet) -> list[Change]:

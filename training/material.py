@@ -19,6 +19,7 @@ from khabar.training.corpora import Corpus, as_gold, load_corpora
 from khabar.training.data import collect_labels, describe_reading, open_examples, teacher_digests
 from khabar.training.growing import grown_labels, mask_absent
 from khabar.training.leaks import warn_of_leaks
+from khabar.training.predictions import is_annotated
 from khabar.training.processes import on_main
 from khabar.training.provenance import describe_source
 from khabar.training.settings import TrainSettings
@@ -57,6 +58,8 @@ class Material:
             every = {"topics": labels.topics, "entity_labels": labels.entity_labels}
             held_out = on_main(lambda: load_corpora((str(settings.dev),), split="dev", **every))
         self.dev = [article for corpus in held_out for article in as_gold(corpus)]
+        if held_out and not any(map(is_annotated, self.dev)):
+            raise KhabarError(f"{settings.dev} has nothing to measure on: no article has topics or entities")
         self.dev_can_choose = not self.dev or self._dev_can_choose()
         on_main(lambda: warn_of_leaks((article for corpus in corpora for article in corpus.articles), self.dev))
         self.facts = on_main(

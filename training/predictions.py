@@ -65,7 +65,7 @@ def predict(
         KhabarError: If no article is annotated at all.
         ValueError: If the tagger returns fewer or more results, or other segments, than it was given.
     """
-    annotated = [article for article in articles if _is_annotated(article)]
+    annotated = [article for article in articles if is_annotated(article)]
     if not annotated:
         raise KhabarError("nothing to evaluate: no article has topics, segments with topics, or entities")
     predictions = []
@@ -158,7 +158,8 @@ def _but(counts: Counter[str], known: Collection[str]) -> dict[str, int]:
     return {label: n for label, n in counts.most_common() if label not in known}
 
 
-def _is_annotated(article: Article) -> bool:
+def is_annotated(article: Article) -> bool:
+    """Tell whether anything of an article is annotated."""
     if article.topics is not None or article.entities is not None:
         return True
     return any(segment.topics is not None for segment in article.segments or ())

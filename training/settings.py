@@ -113,6 +113,9 @@ class TrainSettings:
             raise KhabarError("corpora is empty; give at least one .jsonl or .yaml file")
         for name in _COUNTS:
             check_range(name, getattr(self, name), at_least=1)
+        if self.window is not None:
+            check_range("window", self.window, at_least=3)  # a piece between two special ones
+            check_range("stride", self.stride, at_least=1, at_most=self.window - 2)
         for name in ("learning_rate", "head_learning_rate", "max_grad_norm"):
             check_range(name, getattr(self, name), above=0)
         for name in ("warmup", "head_dropout", "average_decay"):
@@ -174,7 +177,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise KhabarError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that there is not
         raise KhabarError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise KhabarError(f"{path}: must hold settings as `key: value`, holds {type(content).__name__}")

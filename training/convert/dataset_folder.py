@@ -13,7 +13,7 @@ from khabar.models.article import ARTICLE_KEYS, Article
 from khabar.models.errors import KhabarError, MissingExtraError
 from khabar.models.messages import show
 from khabar.training.conll import is_tag, tagged_article
-from khabar.training.convert.gathering import Gatherer, Losses
+from khabar.training.convert.gathering import Gatherer, Losses, origin
 from khabar.training.convert.spacing import natural_spaces
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _need_datasets() -> None:
 def _add_articles(dataset: Dataset, gatherer: Gatherer) -> None:
     for number, row in enumerate(dataset, start=1):
         gatherer.leave_out_keys(row, ARTICLE_KEYS)
-        known = {key: value for key, value in row.items() if key in ARTICLE_KEYS and value is not None}
+        known = {key: value for key, value in row.items() if key in ARTICLE_KEYS and value is not None} | origin(row)
         if isinstance(known.get("segments"), list):
             known["segments"] = [_without_null_topics(part) for part in known["segments"]]
         gatherer.add(number, known)
@@ -100,10 +100,14 @@ def _without_null_topics(part: Any) -> Any:
 
 
 def _add_tagged(dataset: Dataset, gatherer: Gatherer) -> None:
-    names = getattr(dataset.features[_TAGS].feature, "names", None)
+    names = getattr(getattr(dataset.features[_TAGS], "feature", None), "names", None)
     for number, row in enumerate(dataset, start=1):
         gatherer.leave_out_keys(row, (_TOKENS, _TAGS, "id"))
         tokens, tags = row[_TOKENS], row[_TAGS]
+        lists = isinstance(tokens, list) and isinstance(tags, list)
+        if not lists or not all(isinstance(token, str) for token in tokens):
+            gatherer.wrong(number, f"{_TOKENS} or {_TAGS} is no list; allowed: a list of words, and one of their tags")
+            continue
         if names is not None:
             tags = [names[tag] if 0 <= tag < len(names) else tag for tag in tags]
         wrong = [tag for tag in tags if not isinstance(tag, str) or not is_tag(tag)]
@@ -112,4 +116,4 @@ def _add_tagged(dataset: Dataset, gatherer: Gatherer) -> None:
             gatherer.wrong(number, f"{_TAGS} has {seen}; allowed: O, B-LABEL or I-LABEL for each token")
             continue
         article = tagged_article(tokens, natural_spaces(tokens), tags, None)
-        gatherer.add(number, article.to_json() | ({} if row.get("id") is None else {"id": str(row["id"])}))
+        gatherer.add(number, article.to_json() | origin({"id": row.get("id")}))
