@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# An article without any segment (an empty text) reports nothing: sigmoid(-20) is 2e-9.
+# An article without any segment (an empty text), or a segment without pieces, reports nothing: sigmoid(-20) is 2e-9.
 NOTHING_REPORTED = -20.0
 
 
@@ -41,7 +41,8 @@ class TopicHead(nn.Module):
         Args:
             states: (n_pieces, hidden_size).
             piece_segments: (n_pieces,) the segment each piece lies in.
-            n_segments: Number of segments; one without pieces is scored from zeros.
+            n_segments: Number of segments; one without pieces, such as a line of signs that no tokenizer keeps,
+                reports nothing.
 
         Returns:
             (n_segments, n_topics) logits.
@@ -57,7 +58,8 @@ class TopicHead(nn.Module):
             dim=-1,
         )
         logits: Tensor = self.out(self.dropout(functional.gelu(self.dense(self.dropout(pooled)))))
-        return logits
+        empty = torch.ones(n_segments, dtype=torch.bool, device=states.device).index_fill(0, piece_segments, False)
+        return logits.masked_fill(empty[:, None], NOTHING_REPORTED)
 
     def _attention_weights(self, states: Tensor, piece_segments: Tensor, n_segments: int) -> Tensor:
         """Unnormalised softmax weights within each segment, largest one: (n_pieces, 1)."""

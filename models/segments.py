@@ -18,8 +18,12 @@ _LINE = re.compile(r"[^\n\r\v\f\x85\u2028\u2029]+")
 _WORD = re.compile(r"\S+")
 # A full stop that ends a sentence: not after a single letter («د. محمد», «(أ.ب)»), not in a number (20.370).
 # What follows is a space or, as hurried copy has it, the next sentence's first letter.
+# Of a run of such signs the first counts, or behind a single letter the second: tried at each of them, a long run that
+# ends nothing would take time that grows with its square.
 _SENTENCE_END = re.compile(
-    r"(?<!\s[\u0621-\u064a])(?<![.(][\u0621-\u064a])[.؟?!…]+[\"”»’')\]]*(?=\s|[\"“«]?[\u0621-\u064a])"
+    r"(?:(?<!\s[\u0621-\u064a])(?<![.(][\u0621-\u064a])(?<![.؟?!…])"
+    r"|(?<=\s[\u0621-\u064a][.؟?!…])|(?<=[.(][\u0621-\u064a][.؟?!…]))"
+    r"[.؟?!…]++[\"”»’')\]]*+(?=\s|[\"“«]?[\u0621-\u064a])"
 )
 
 Span = tuple[int, int]

@@ -30,6 +30,15 @@ def run(model, tokenizer, texts):
         return encoded, batch, model(**batch.tensors())
 
 
+def test_a_segment_without_pieces_reports_nothing(tiny_model, tokenizer):
+    tiny_model.topic_head.out.bias.data.fill_(9.0)  # certain of everything that it reads
+    _, _, output = run(tiny_model, tokenizer, ["قتل شخصان.\n\u200f\nوقال المتحدث.", "\u200f"])
+    scores = output.segment_topic_logits.sigmoid()
+    assert (scores[[0, 2]] > 0.5).all()
+    assert (scores[[1, 3]] < 1e-6).all()
+    assert output.article_topic_logits.sigmoid()[:, 0].round().tolist() == [1.0, 0.0]
+
+
 def test_a_batch_gives_the_same_as_one_article_at_a_time(tiny_model, tokenizer):
     encoded, batch, together = run(tiny_model, tokenizer, TEXTS)
     first = 0

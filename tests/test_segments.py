@@ -45,6 +45,11 @@ def test_a_sentence_begins_without_a_space() -> None:
     assert parts(f"{sentence(40)}{sentence(40)}") == [sentence(40), sentence(40)]
 
 
+def test_a_long_run_of_full_stops_that_ends_nothing_is_passed_over_at_once() -> None:
+    text = sentence(60, "") + "." * 200_000 + "x"
+    assert parts(text) == [text]
+
+
 @pytest.mark.parametrize("inside", ["د. محمد", "(أ.ب) قال", "20.370 دينار", "3.5", "news.iq خبر"])
 def test_not_every_full_stop_ends_a_sentence(inside: str) -> None:
     text = f"{sentence(40, '')} {inside} {sentence(40)}"
