@@ -122,6 +122,38 @@ def usual_number(device: str, processors: int | None = None) -> int:
     return max(0, min(MOST_USUAL, processors - 2))
 
 
+class _Pool(ProcessPoolExecutor):
+    """A pool that does not wait for ever for what a process had begun to send when it ended.
+
+    What it takes for that are parts of `ProcessPoolExecutor` that its documentation does not name.
+    """
+
+    @property
+    def processes(self) -> Sequence[Any]:
+        return list((self._processes or {}).values())
+
+    def look(self) -> None:
+        """See whether a process has ended unseen; then end all, so that everyone who waits is told."""
+        if not self._broken and not all(process.is_alive() for process in self.processes):
+            self._give_up(self.processes, self._result_queue)
+
+    def end(self) -> None:
+        """Drop what is not begun, and wait until the processes have ended."""
+        thread: Any = self._executor_manager_thread
+        processes, results = self.processes, self._result_queue
+        self.shutdown(wait=False, cancel_futures=True)
+        while thread is not None and thread.is_alive():
+            thread.join(LOOK_SECONDS)
+            if thread.is_alive() and any(process.exitcode not in (None, 0) for process in processes):
+                self._give_up(processes, results)
+
+    @staticmethod
+    def _give_up(processes: Sequence[Any], results: Any) -> None:
+        for process in processes:
+            process.kill()
+        results._writer.close()  # nobody is left who could write
+
+
 class Workers:
     """Does the work in n processes, or, with none, at once in the thread that asks.
 
@@ -145,7 +177,7 @@ class Workers:
         self.n = n
         self.spare_short = spare_short
         self._work = work
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: _Pool | None = None
         self._starting = threading.Lock()
         self._changed = threading.Condition()
         self._n_unfinished = 0  # pieces of work
@@ -167,7 +199,7 @@ class Workers:
         with self._starting:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(cancel_futures=True)
+            pool.end()
 
     def submit(self, step: Callable[..., Any], *arguments: Any) -> Pending[Any]:
         """Begin a step, a method of `TextWork`. Work is done in the order in which it was submitted.
@@ -192,7 +224,7 @@ class Workers:
         with self._changed:
             while not self._changed.wait_for(self._has_room, timeout=LOOK_SECONDS):
                 if (pool := self._pool) is not None:
-                    _look_after(pool)
+                    pool.look()
             self._n_unfinished += 1
         return self._begin(step, arguments)
 
@@ -211,20 +243,21 @@ class Workers:
         return _InPool(self, pool, future)
 
     def _in_pool(
-        self, step: Callable[..., Any], arguments: Sequence[Any]
-    ) -> tuple[ProcessPoolExecutor, Future[_Packed]]:
+        self, step: Callable[..., Any], arguments: Sequence[Any], *, again: bool = True
+    ) -> tuple[_Pool, Future[_Packed]]:
         try:
             if self._pool is None:
-                parts = self._work.parts()
-                self._pool = ProcessPoolExecutor(self.n, _context(), initializer=_start, initargs=(parts,))
+                self._pool = _Pool(self.n, _context(), initializer=_start, initargs=(self._work.parts(),))
             return self._pool, self._pool.submit(_do, step, arguments)
         except BrokenProcessPool as error:
-            self._pool = None  # the next use starts another
+            self._pool = None
+            if again:  # a process has ended before this was begun: others can do it
+                return self._in_pool(step, arguments, again=False)
             raise _ended() from error
         except (OSError, EOFError, ImportError) as error:  # processes are started by the first call
             pool, self._pool = self._pool, None
             if pool is not None:
-                for process in pool._processes.values():  # nobody would tell those that have started to end
+                for process in pool.processes:  # nobody would tell those that have started to end
                     process.kill()
                 pool.shutdown()
             raise KhabarError(f"workers cannot be started ({type(error).__name__}: {error}); {_WHY}") from error
@@ -234,7 +267,7 @@ class Workers:
             self._n_unfinished -= 1
             self._changed.notify_all()
 
-    def let_go(self, pool: ProcessPoolExecutor) -> None:
+    def let_go(self, pool: _Pool) -> None:
         """Use a pool of which a process has ended no more; the next use starts another."""
         with self._starting:
             if self._pool is pool:
@@ -246,14 +279,14 @@ class _InPool:
     """Work that is done in a pool's process."""
 
     workers: Workers
-    pool: ProcessPoolExecutor
+    pool: _Pool
     future: Future[_Packed]
 
     def result(self) -> Any:
         done = threading.Event()  # `concurrent.futures.wait` would wait for ever for what a pool's end has cancelled
         self.future.add_done_callback(lambda _: done.set())
         while not done.wait(LOOK_SECONDS):
-            _look_after(self.pool)
+            self.pool.look()
         try:
             return self.future.result().unpacked()
         except BrokenProcessPool as error:
@@ -261,16 +294,6 @@ class _InPool:
             raise _ended() from error
         except CancelledError:
             raise KhabarError("the workers were closed in the middle of their work") from None
-
-
-def _look_after(pool: ProcessPoolExecutor) -> None:
-    """See that a pool does not wait for the rest of what a process sent that has ended since."""
-    processes = list((pool._processes or {}).values())
-    if pool._broken or all(process.is_alive() for process in processes):
-        return
-    for process in processes:
-        process.kill()
-    pool._result_queue._writer.close()  # type: ignore[attr-defined]  # nobody is left who could write
 
 
 @dataclass(frozen=True)
