@@ -21,7 +21,7 @@ from khabar.models.config import KhabarConfig
 from khabar.models.errors import KhabarError, ModelFolderError
 from khabar.models.folder import save_model
 from khabar.training.calibrated_folder import copy_calibrated
-from khabar.training.calibration import MIN_EXAMPLES, calibrate
+from khabar.training.calibration import MIN_EXAMPLES, TooFewExamplesError, calibrate
 from khabar.training.calibration_report import render_calibration
 from khabar.training.thresholds import fit_band, fit_temperature, fit_threshold, sigmoid
 
@@ -241,12 +241,11 @@ def test_a_topic_with_too_few_positives_shares_a_fit_and_has_no_band(positives):
 
 def test_with_too_few_of_everything_nothing_changes():
     tagger, articles = scripted(5)
-    report = calibrate(tagger, articles)
-    assert set(tagger.model.config.topic_temperatures.values()) == {1.0}
-    assert set(tagger.model.config.topic_thresholds.values()) == {0.5}
-    assert tagger.model.config.topic_bands == {}
-    assert report.decisions.macro_f1.after == report.decisions.macro_f1.before
-    assert calibrate(tagger, articles[:1]).n_folds == 1
+    config = tagger.model.config
+    before = config.topic_temperatures, config.topic_thresholds, config.topic_bands
+    with pytest.raises(TooFewExamplesError, match=r"of \d+ decisions \d+ are for a topic; allowed: at least 20 for"):
+        calibrate(tagger, articles)
+    assert (config.topic_temperatures, config.topic_thresholds, config.topic_bands) == before
 
 
 def test_thresholds_are_for_segments_where_articles_have_no_topics_themselves():
@@ -509,6 +508,14 @@ def test_training_calibrates_on_dev(tmp_path, corpus, bert_config, tokenizer, ca
         assert (metrics["calibration"] or {}).get("corpus") == calibrated_on
         temperatures = load(tmp_path / name, device="cpu").model.config.topic_temperatures
         assert (set(temperatures.values()) == {1.0}) == (calibrated_on is None)
+
+    first_lines = corpus.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(first_lines), encoding="utf-8")
+    done = run("train", corpus, "--output", tmp_path / "few", *common, "--dev", few)
+    assert done.exit_code == 0, done.stderr
+    assert "too few examples to calibrate on" in done.stderr + caplog.text
+    assert json.loads((tmp_path / "few" / "metrics.json").read_text(encoding="utf-8"))["calibration"] is None
 
     # The card follows a later calibration, unless it has become somebody's own.
     folder = tmp_path / "off"

@@ -250,6 +250,19 @@ def test_as_gold_gives_the_models_labels(tmp_path):
     assert surfaces(second) == [("نقابة المعلمين", "ORGANIZATION")]
 
 
+def test_as_gold_says_where_names_keep_their_proclitics(tmp_path, caplog):
+    for rows, said in (("ببغداد B-LOC\n", True), ("اليوم O\n", False)):
+        path = tmp_path / "a.bio"
+        path.write_text(rows, encoding="utf-8")
+        (corpus,) = load_corpus(path)
+        as_gold(corpus)
+        assert ("a.bio: its names keep the" in caplog.text) is said
+        caplog.clear()
+    (corpus,) = load_corpus(write_yaml(tmp_path, {"path": str(path), "proclitics": True}))
+    as_gold(corpus)
+    assert "keep the" not in caplog.text
+
+
 def test_as_gold_refuses_what_cannot_be_measured(tmp_path):
     _, tokens = load_corpus(write_yaml(tmp_path, ARTICLES, TOKENS))
     with pytest.raises(KhabarError, match="ORG stands for ORGANIZATION or MILITARY; DATE is not annotated"):

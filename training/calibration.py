@@ -28,6 +28,10 @@ N_FOLDS = 10
 _FOLD_SEED = 0
 
 
+class TooFewExamplesError(KhabarError):
+    """The articles say too little of topics for anything to be fitted to them."""
+
+
 def calibrate(
     tagger: Tagger,
     articles: Iterable[Article],
@@ -51,6 +55,7 @@ def calibrate(
 
     Raises:
         KhabarError: If no article has annotated topics, the model has no topics, or a share is out of range.
+        TooFewExamplesError: If all topics together have fewer than MIN_EXAMPLES, or are lacked by fewer.
     """
     check_shares(wanted_precision=wanted_precision, certainty=certainty)
     topics = tagger.topics
@@ -60,9 +65,14 @@ def calibrate(
     if not annotated:
         raise KhabarError("nothing to calibrate on: no article has topics or segments with topics")
     scores = collect_scores(tagger, annotated, progress=progress)
+    if not _enough(scores.decisions.gold):
+        n_topics, n = int(scores.decisions.gold.sum()), scores.decisions.gold.size
+        raise TooFewExamplesError(
+            f"too few examples to calibrate on: of {n:,} decisions {n_topics:,} are for a topic; allowed: at least "
+            f"{MIN_EXAMPLES} for, and as many against"
+        )
     fitter = _Fitter(
         own=tuple(_enough(column) for column in scores.decisions.gold.T),
-        together=_enough(scores.decisions.gold),
         wanted_precision=wanted_precision,
         certainty=certainty,
     )
@@ -111,13 +121,12 @@ class _Fitter:
     """Fits all topics; which of them are fitted by themselves is settled once, also for parts of the articles."""
 
     own: tuple[bool, ...]  # topics with enough examples
-    together: bool  # whether all topics together have enough
     wanted_precision: float | None
     certainty: float
 
     def fit(self, scores: TopicScores) -> list[Fitted]:
         """Give one fit a topic."""
-        shared = self._fit(scores, slice(None), with_band=False) if self.together else Fitted()
+        shared = self._fit(scores, slice(None), with_band=False)
         return [
             self._fit(scores, slice(k, k + 1), with_band=True) if alone else shared for k, alone in enumerate(self.own)
         ]

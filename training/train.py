@@ -7,6 +7,7 @@ folder with its card, move it to its place. Each stage has a file of its own; th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from khabar.models.folder import MODEL_FILES, move_files, save_model
 from khabar.models.model import KhabarModel
 from khabar.training.bootstrap import RESAMPLES
 from khabar.training.building import build_model
-from khabar.training.calibration import calibrate
+from khabar.training.calibration import TooFewExamplesError, calibrate
 from khabar.training.card import render_card
 from khabar.training.checkpoints import Checkpoints
 from khabar.training.evaluate import evaluate
@@ -41,6 +42,8 @@ from khabar.training.settings import TrainSettings
 from khabar.training.settling import SettledSettings, settle
 from khabar.training.store import ExampleStore, remove_stores
 from khabar.training.topic_scores import has_topic_gold
+
+logger = logging.getLogger(__name__)
 
 PAPERS = ("metrics.json", "settings.yaml", "README.md")  # beside the model's files
 
@@ -286,8 +289,12 @@ def _growth(settings: TrainSettings, material: Material, report: dict[str, Any] 
 
 
 def _calibrate(settings: TrainSettings, tagger: Tagger, dev: Sequence[Article]) -> dict[str, Any] | None:
-    """Calibrate the tagger on dev; None where that is not wanted or dev says nothing of topics."""
+    """Calibrate the tagger on dev; None where that is not wanted or dev says nothing, or too little, of topics."""
     if not settings.calibrate or not tagger.topics or not any(map(has_topic_gold, dev)):
         return None
-    report = calibrate(tagger, dev, wanted_precision=settings.wanted_precision)
+    try:
+        report = calibrate(tagger, dev, wanted_precision=settings.wanted_precision)
+    except TooFewExamplesError as error:
+        logger.warning("%s; temperatures, thresholds and bands stay as they are", error)
+        return None
     return {"corpus": public_settings(settings)["dev"], **report.to_json()}
