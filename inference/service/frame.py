@@ -64,4 +64,6 @@ class Frame:
             await error.response()(scope, receive, framed)
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.answered(scope["path"], CLIENT_GONE if status is None else status, seconds)
+            # Where the service is mounted in another application, the path begins with its place there.
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            self._metrics.answered(path, CLIENT_GONE if status is None else status, seconds)

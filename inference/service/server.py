@@ -259,6 +259,6 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
-        raise KhabarError(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # the latter for names that cannot be looked up
+        raise KhabarError(f"cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}") from None
     return listener

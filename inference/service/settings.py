@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,15 +72,26 @@ class ServiceSettings(BaseSettings):
     max_connections: int = Field(default=512, ge=1)
     batch_characters: int | None = Field(default=None, ge=1)
     gather_ms: float = Field(default=50.0, ge=0, le=1000)
-    head_seconds: float = Field(default=10.0, gt=0)
-    body_seconds: float = Field(default=30.0, gt=0)
-    shutdown_seconds: float = Field(default=30.0, gt=0)
+    head_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    body_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    shutdown_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Read a variable's origins, commas between them."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse what no browser would ever say it is."""
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+                raise ValueError(
+                    f"{show(origin)} is no origin; allowed: https://host, with :port where it has one, or *"
+                )
+        return origins
 
 
 def read_settings(**flags: Any) -> ServiceSettings:

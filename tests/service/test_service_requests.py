@@ -6,6 +6,8 @@ import mimetypes
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from khabar.inference.service.access import read_tokens
 from khabar.inference.service.app import create_app
@@ -120,6 +122,20 @@ def test_requests_and_answers(tagger, client_of, body, tmp_path):
     assert "khabar_waiting_articles 0.0" in metrics
     pieces = next(line for line in metrics.splitlines() if line.startswith("khabar_pieces_total"))
     assert float(pieces.split()[1]) > 2
+
+
+def test_mounted_in_another_application_it_counts_its_own_routes(tagger, client_of, body):
+    async def run():
+        async with client_of(tagger) as (app, _):
+            outer = Starlette(routes=[Mount("/news/khabar", app=app)])
+            transport = httpx.ASGITransport(app=outer)
+            async with httpx.AsyncClient(transport=transport, base_url="http://outer") as client:
+                answer = await client.post("/news/khabar/v1/tag", json=body("خبر"))
+                return answer.status_code, (await client.get("/news/khabar/metrics")).text
+
+    status, metrics = asyncio.run(run())
+    assert status == 200
+    assert 'khabar_requests_total{route="/v1/tag",status="200"} 1.0' in metrics
 
 
 def test_a_body_that_comes_too_slowly_is_given_up(tagger, client_of):

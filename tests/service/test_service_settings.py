@@ -42,6 +42,9 @@ def test_a_slip_in_a_variables_name_is_an_error(monkeypatch, name, meant):
     [
         ({"port": 70_000}, r"port \(--port, KHABAR_PORT\): .* 65535"),
         ({"runtime": "tf"}, "runtime .*'torch', 'compiled' or 'onnx'"),
+        ({"head_seconds": float("inf")}, r"head_seconds .*--head-seconds.*finite"),
+        ({"cors_origins": ("https://news.example/",)}, '"https://news.example/" is no origin; allowed: https://host'),
+        ({"cors_origins": ("news.example",)}, '"news.example" is no origin'),
         ({"max_articles": 0}, "--max-articles, KHABAR_MAX_ARTICLES"),
         ({"host": "0.0.0.0"}, 'host "0.0.0.0" lets others .* --tokens-file FILE, --no-auth'),
         ({"host": "news.example"}, "--no-auth"),
