@@ -88,7 +88,7 @@ class PartFiles:
             files = [path for path in (self.part, self.errors_part) if path.exists() or not is_whole]
             self._streams = [_open_locked(path) for path in files]
             found = self._found()  # now that nobody else writes
-            if is_whole and found is None:
+            if (before is not None and found is None) or not all(map(_is_at, self._streams, files)):
                 raise KhabarError(f"{self.output} has been finished by another run meanwhile")
             if found is None:
                 self._save(Done())
@@ -237,6 +237,14 @@ def _open_locked(path: Path) -> BinaryIO:
         stream.close()
         raise KhabarError(f"{path} is being written by another run; wait for it, or stop it") from None
     return stream
+
+
+def _is_at(stream: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one at its path: another run may have moved it into place."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(stream: BinaryIO) -> None:

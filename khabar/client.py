@@ -284,18 +284,19 @@ def _checked(url: str) -> str:
     """
     import httpx
 
+    allowed = "allowed: the address of a service, such as http://127.0.0.1:8000"
+    if not isinstance(url, str):
+        raise KhabarError(f"url is {show(url)}; {allowed}")
+    if "@" in url:  # messages name the address, and must not show a password
+        raise KhabarError("the address has a user's name in it; allowed: an address alone, and token=…")
     try:
         parts = urlsplit(url)
         _ = parts.port  # reads it
-        (parts.hostname or "").encode("idna")  # as it will be looked up
-        httpx.URL(url)
-    except (ValueError, AttributeError, TypeError, httpx.InvalidURL):
+        httpx.URL(url).raw_host.decode("ascii").encode("idna")  # as it will be looked up
+    except (ValueError, httpx.InvalidURL):
         parts = SplitResult("", "", "", "", "")
-    if parts.username is not None or parts.password is not None:
-        # Messages name the address, and must not show a password.
-        raise KhabarError("the address has a user's name in it; allowed: an address alone, and token=…")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise KhabarError(f"url is {show(url)}; allowed: the address of a service, such as http://127.0.0.1:8000")
+        raise KhabarError(f"url is {show(url)}; {allowed}")
     return url.rstrip("/")
 
 

@@ -190,12 +190,26 @@ def parse_json(line: bytes) -> object:
     except UnicodeDecodeError as error:
         raise ValueError(f"{not_utf8(error)} of the line") from None
     try:
-        return json.loads(text.rstrip("\r\n"), parse_constant=_refuse_constant, object_pairs_hook=_object)
+        return json.loads(
+            text.rstrip("\r\n"), parse_constant=_refuse_constant, parse_int=read_int, object_pairs_hook=_object
+        )
     except json.JSONDecodeError as error:
         seen = show(text[error.pos : error.pos + 20]) if error.pos < len(text.rstrip()) else "the line's end"
         raise ValueError(f"not JSON: {error.msg} at column {error.pos + 1}, at {seen}") from None
     except RecursionError:
         raise ValueError("not an article: JSON nested too deep") from None
+
+
+def read_int(digits: str) -> int:
+    """Read a JSON number without a fraction.
+
+    Raises:
+        ValueError: If it is longer than Python takes.
+    """
+    try:
+        return int(digits)
+    except ValueError:
+        raise ValueError(f"not JSON that can be used: a number of {len(digits):,} digits") from None
 
 
 class _Ids:

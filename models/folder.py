@@ -209,9 +209,10 @@ def new_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerF
         KhabarError: If it reads text segmented by Farasa.
     """
     check_segmentation(str(name))
-    folder = local_folder(name)
+    folder = local_folder(name, weights=False)
     check_whole(folder, ("config.json",))
-    check_contained(folder)
+    if folder != EMBEDDED:  # what installs khabar may have linked its files
+        check_contained(folder)
     config = quietly(folder, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False))
     if isinstance(config, KhabarConfig):
         config = config.encoder
@@ -257,8 +258,16 @@ def _with_report(kind: Any, folder: Path, **options: Any) -> Any:
     )
 
 
-def local_folder(name: str | Path) -> Path:
-    """Give the folder that is meant; of a hub id, the one in the hub's cache, once what khabar reads is there."""
+def local_folder(name: str | Path, *, weights: bool = True) -> Path:
+    """Give the folder that is meant; of a hub id, the one in the hub's cache, once what khabar reads is there.
+
+    Args:
+        name: A folder, a hub id, or `embedded`.
+        weights: Whether its weights are needed.
+
+    Raises:
+        ModelFolderError: If it is neither, or the hub does not give it.
+    """
     folder = Path(named_folder(name))
     if folder.is_dir():
         return folder
@@ -267,14 +276,16 @@ def local_folder(name: str | Path) -> Path:
     if not _HUB_ID.fullmatch(str(name)):
         raise ModelFolderError(f"{name}: no such model folder")
     _check_hub(str(name))
-    return quietly(name, lambda: _from_hub(str(name)))
+    return quietly(name, lambda: _from_hub(str(name), weights=weights))
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, *, weights: bool) -> Path:
     """Fetch what khabar reads of a hub's model, unless it is in the cache, and nothing else."""
     folder = Path(snapshot_download(name, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT))
-    weights = "model-*.safetensors" if (folder / INDEX).is_file() else WEIGHTS
-    return Path(snapshot_download(name, allow_patterns=[weights], etag_timeout=HUB_TIMEOUT))
+    if not weights:
+        return folder
+    files = "model-*.safetensors" if (folder / INDEX).is_file() else WEIGHTS
+    return Path(snapshot_download(name, allow_patterns=[files], etag_timeout=HUB_TIMEOUT))
 
 
 def _check_hub(name: str) -> None:

@@ -110,6 +110,12 @@ def test_spans_by_hand():
     ]
 
 
+def test_an_entity_overlaps_one_of_its_label_beside_another_that_shares_more():
+    found = measured([article(0, entities=[(0, 14, "O")])], [article(0, entities=[(0, 8, "L"), (9, 14, "O")])])
+    assert found.entities["O"] == EntityRow(first=1, second=1, exact=0, overlapping=1)
+    assert found.entities["L"] == EntityRow(first=0, second=1, exact=0, overlapping=0)
+
+
 def test_the_two_can_change_places():
     first = [article(0, ("x",), entities=[(4, 8, "P"), (9, 14, "L")]), article(1, ())]
     second = [article(0, (), entities=[(4, 14, "P")]), article(1, ())]
@@ -193,6 +199,14 @@ def test_nothing_in_common_to_compare_is_said():
     assert describe_agreement(found, "a", "b").endswith("\nnothing in them was labelled by both")
     none_given = measured([article(0, ())], [article(0, ())])
     assert describe_agreement(none_given, "a", "b").endswith("\ntopics of 1 articles\n  none")
+
+
+def test_other_formats_are_one_error(tmp_path):
+    (tmp_path / "a.bio").write_text("بغداد B-LOC\n" * 9, encoding="utf-8")
+    done = CliRunner().invoke(app, ["data", "agreement", str(tmp_path / "a.bio"), str(tmp_path / "b.jsonl")])
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert "`khabar data convert` makes of other formats" in done.stderr
 
 
 def test_files_that_cannot_be_read_are_errors(tmp_path):

@@ -306,6 +306,7 @@ def test_a_new_try_is_logged_and_says_nothing_of_the_text(server, caplog):
         ({"url": f"http://{'x' * 64}.com"}, "allowed: the address"),
         ({"url": None}, "url is null"),
         ({"url": "http://me:secret@x"}, "allowed: an address alone, and token="),
+        ({"url": "http://me:secret@a..b"}, "allowed: an address alone, and token="),
         ({"url": "http://x", "token": "se\ncret"}, "cannot stand in a header"),
         ({"url": "http://x", "token": "سر"}, "cannot stand in a header"),
         ({"url": "http://x", "token": ""}, "cannot stand in a header"),
@@ -318,6 +319,13 @@ def test_a_client_that_cannot_work_is_not_made(kind, arguments, message):
     with pytest.raises(KhabarError, match=message) as caught:
         getattr(khabar, kind)(**arguments)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://أخبار24.com", "http://خبر۲.com:80/", "http://[::1]:8000", "http://a_b.example.", "https://10.0.0.7"]
+)
+def test_hosts_of_every_kind_are_taken(url):
+    khabar.Client(url).close()
 
 
 def test_a_text_is_not_taken_for_its_letters():

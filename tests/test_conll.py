@@ -71,7 +71,12 @@ def test_what_an_even_file_of_tags_is_taken_for_is_said(tmp_path, caplog):
     path.write_text("رئيس B-OCC O\nبلدية I-OCC B-ORG\nالفلوجة I-OCC I-ORG\n", encoding="utf-8")
     (article,) = iter_conll(path)
     assert surfaces(article) == [("رئيس بلدية الفلوجة", "OCC")]
-    assert "even.bio: its 2 columns of tags are taken for entities in one another" in caplog.text
+    assert "even.bio: what stands in several columns is taken for entities in one another" in caplog.text
+    caplog.clear()
+    rows = ["كلمة O"] * 200 + ["بغداد B-PER B-LOC"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    list(iter_conll(path))
+    assert "even.bio: what stands in several columns" in caplog.text, "one line of many may be a slip"
     caplog.clear()
     list(iter_conll(DATA / "nested.txt"))
     assert not caplog.text, "lines of different lengths speak for themselves"

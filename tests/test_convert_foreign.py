@@ -193,6 +193,11 @@ def test_a_file_that_is_no_list_is_no_export(tmp_path):
     assert problems("label-studio", path) == [':1: the file begins with "{\\"text\\": \\"نص\\"}"; allowed: a JSON list']
 
 
+def test_a_number_too_long_for_python_is_named(tmp_path):
+    (tmp_path / "x.json").write_text('[{"id": ' + "9" * 5000 + "}]", encoding="utf-8")
+    assert problems("label-studio", tmp_path / "x.json") == [":1: not JSON that can be used: a number of 5,000 digits"]
+
+
 # doccano
 
 
@@ -217,6 +222,13 @@ def test_doccano_labels_are_topics_or_entities_as_the_file_shows(tmp_path):
     articles, losses = read("doccano", write_rows(tmp_path / "c.jsonl", {"text": "نص", "label": []}))
     assert articles == [Article(text="نص")]
     assert losses == {"empty label lists that do not show what they are of, taken as not annotated": 1}
+
+
+def test_doccano_a_label_that_is_no_list_is_named_whatever_others_hold(tmp_path):
+    rows = [{"text": "نص", "label": "visit"}, {"text": "نص", "label": ["visit"]}]
+    for kept in (rows, rows[:1]):
+        path = write_rows(tmp_path / "a.jsonl", *kept)
+        assert problems("doccano", path) == [':1: label is "visit"; allowed: a list of topics, or of entities']
 
 
 def test_doccano_wrong_rows_are_all_named(tmp_path):

@@ -35,6 +35,8 @@ from khabar.training.dates import day_of, read_date
         ("6/12", None),
         ("1405-05-08", None),
         ("20210305123", None),
+        ("Mon, 06 Dec 99999999999999999999 10:00:00 GMT", None),
+        ("Mon, 06 Dec 2021 10:00:00 +9999999999999999", None),
         ("أمس", None),
         ("", None),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fakes import nothing_found
 
-from khabar.inference import planning
+from khabar.inference import part, planning
 from khabar.inference.part import Done, PartFiles, errors_path
 from khabar.inference.run_identity import model_digest
 from khabar.inference.score import ScoreOptions, score_sources
@@ -331,6 +331,26 @@ def test_a_run_that_another_has_finished_meanwhile_is_not_begun_anew(out, monkey
     with pytest.raises(KhabarError, match="has been finished by another run meanwhile"), resumed:
         pytest.fail("it was begun anew")
     assert names_in(out.parent) == ["results.jsonl"]
+
+
+def test_a_part_file_that_is_moved_while_it_is_opened_is_not_written_to(out, monkeypatch):
+    with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
+        parts.write(b"{}\n", b"", Done(n_rows=1))
+    lock = part._lock
+
+    def finished_meanwhile(stream):
+        monkeypatch.setattr(part, "_lock", lock)
+        with PartFiles(out, {}, finish=os.replace, resume=True) as other:
+            other.finish()
+        lock(stream)
+
+    monkeypatch.setattr(part, "_lock", finished_meanwhile)
+    with (
+        pytest.raises(KhabarError, match="has been finished by another run meanwhile"),
+        PartFiles(out, {}, finish=os.replace, resume=True),
+    ):
+        pytest.fail("it was begun anew")
+    assert out.read_bytes() == b"{}\n"
 
 
 class WindowsLocks:

@@ -17,7 +17,7 @@ from transformers import AutoModel, RoFormerConfig, RoFormerModel
 
 from khabar.inference.tagger import load
 from khabar.models.errors import KhabarError, ModelFolderError
-from khabar.models.folder import save_model
+from khabar.models.folder import EMBEDDED, new_encoder, save_model
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.corpora import load_corpus
 from khabar.training.evaluate import evaluate, parts_of
@@ -257,6 +257,14 @@ def test_a_fresh_encoder_needs_no_weights(settings, encoder_folder):
         train(settings, progress_bar=False)
     result = train(replace(settings, from_scratch=True, epochs=1), progress_bar=False)
     assert (result.folder / "model.safetensors").is_file()
+
+
+def test_a_fresh_encoder_can_be_the_embedded_one_where_its_files_are_linked(tmp_path, monkeypatch):
+    for file in EMBEDDED.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.setattr("khabar.models.folder.EMBEDDED", tmp_path)
+    encoder, tokenizer = new_encoder("embedded")
+    assert encoder.get_input_embeddings().weight.shape[0] == len(tokenizer)
 
 
 def test_a_fresh_encoder_is_looked_at_like_another(settings, encoder_folder):

@@ -237,13 +237,14 @@ def _compare_entities(pair: Pair, counts: dict[str, Counter[str]]) -> list[Disag
     for side, spans in (("first", first), ("second", second)):
         for _, _, label in spans:
             counts.setdefault(label, Counter())[side] += 1
+    for label in {span[2] for span in (*first, *second)}:
+        for outcome in align(*([span for span in spans if span[2] == label] for spans in (first, second))):
+            counts[label]["overlapping"] += outcome.kind in ("right", "boundary")
+            counts[label]["exact"] += outcome.kind == "right"
     found: list[Disagreement] = []
     for outcome in align(first, second):
         one = None if outcome.gold is None else first[outcome.gold]
         two = None if outcome.predicted is None else second[outcome.predicted]
-        if one is not None and outcome.kind in ("right", "boundary"):
-            counts[one[2]]["overlapping"] += 1
-            counts[one[2]]["exact"] += outcome.kind == "right"
         if outcome.kind != "right":
             spans = [span for span in (one, two) if span is not None]
             start, end = min(span[0] for span in spans), max(span[1] for span in spans)

@@ -19,6 +19,7 @@ from khabar.training.convert.spacing import is_spacing, read_gaps, single_spaces
 
 logger = logging.getLogger(__name__)
 
+EVEN_SHARE = 0.99  # of lines; where more than that have as many columns, others may be slips
 NESTED = "entities nested in another one, which is kept"
 
 _TAG = re.compile(r"O|[BI]-\S+")
@@ -41,7 +42,7 @@ class _Layout:
     is_nested: bool  # all after the first are tags, the outermost entity's first
     has_spacing: bool  # the second says what stands between the tokens
     width: int  # columns of most lines; where it is not nested, of all
-    is_even: bool  # all lines have as many
+    is_even: bool  # all but a few lines have as many
 
 
 def iter_conll(
@@ -58,8 +59,8 @@ def iter_conll(
     first token. `I-X` that continues no X begins an entity, as in seqeval and conlleval.
 
     A file whose columns after the token are all tags, on most lines that have several, is nested: columns from the
-    outermost entity inwards. Lines of a nested file may have more or fewer; if all have as many, a warning says what
-    they were taken for. Phrases (NP, VP, …) are no entities: their column is passed over. A token of a nested file
+    outermost entity inwards. Lines of a nested file may have more or fewer; if nearly all have as many, a warning says
+    what they were taken for. Phrases (NP, VP, …) are no entities: their column is passed over. A token of a nested file
     counts for the outermost entity whose label is not in `ignore`, so that a name inside an ignored phrase is not lost.
 
     The file is read twice: what its columns are is known at its end.
@@ -80,12 +81,7 @@ def iter_conll(
     """
     layout = _layout(_rows(path, _Problems(path)))
     if layout.is_nested and layout.is_even:
-        logger.warning(
-            "%s: its %d columns of tags are taken for entities in one another, the outermost first; "
-            "of which kind they are the file does not say",
-            path,
-            layout.width - 1,
-        )
+        logger.warning("%s: what stands in several columns is taken for entities in one another, outermost first", path)
     problems = _Problems(path)
     for sentence in _sentences(_rows(path, problems)):
         tokens, tags = [row.columns[0] for row in sentence], []
@@ -210,7 +206,7 @@ def _layout(rows: Iterable[_Row]) -> _Layout:
         is_nested=not all_spacing and not has_phrases and 2 * n_of_tags > n_several,
         has_spacing=all_spacing and some_spacing,
         width=max(widths, key=lambda width: widths[width], default=0),
-        is_even=len(widths) <= 1,
+        is_even=max(widths.values(), default=0) > EVEN_SHARE * widths.total(),
     )
 
 

@@ -31,7 +31,7 @@ def read_date(text: str) -> tuple[int, int | None, int | None] | None:
     else:
         try:
             stamp = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         year, month, day = stamp.year, stamp.month, stamp.day
     numbers = int(year), None if month is None else int(month), None if day is None else int(day)

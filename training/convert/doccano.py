@@ -39,7 +39,12 @@ def read(path: Path, losses: Losses) -> list[Article]:
         gatherer.leave_out_keys(given, _KNOWN_KEYS)
         row = {key: given[key] for key in ("text", "segments") if key in given} | origin(given)
         labels = {"entities": given.get("entities"), "topics": given.get("cats")}
-        for value in (given[key] for key in _LABEL_KEYS if key in given):
+        named = {key: given[key] for key in _LABEL_KEYS if key in given}
+        if no_lists := [key for key, value in named.items() if not isinstance(value, list | None)]:
+            key = no_lists[0]
+            gatherer.wrong(line, f"{key} is {show(named[key])}; allowed: a list of topics, or of entities")
+            continue
+        for value in named.values():
             if kind:
                 labels[kind] = value
             else:

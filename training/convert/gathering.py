@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from khabar.models.article import Article, parse_article
-from khabar.models.article_reader import parse_json, read_bytes, read_lines
+from khabar.models.article_reader import parse_json, read_bytes, read_int, read_lines
 from khabar.models.errors import MOST_KEPT, CorpusError, Problem
 from khabar.models.messages import not_utf8, show
 
@@ -140,7 +140,7 @@ def json_list(path: str | Path, gatherer: Gatherer) -> Iterator[tuple[int, dict[
     except UnicodeDecodeError as error:
         gatherer.wrong(None, not_utf8(error))
         return
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_int=read_int)
     place = _skip_space(text, 0)
     if not text.startswith("[", place):
         gatherer.wrong(1, f"the file begins with {show(text[place : place + 20])}; allowed: a JSON list")
@@ -155,6 +155,9 @@ def json_list(path: str | Path, gatherer: Gatherer) -> Iterator[tuple[int, dict[
             return
         except RecursionError:
             gatherer.wrong(line, "not JSON that can be used: nested too deep")
+            return
+        except ValueError as error:  # of `read_int`
+            gatherer.wrong(line, str(error))
             return
         if isinstance(item, dict):
             yield line, item
