@@ -67,10 +67,13 @@ def test_other_labels_are_learned_and_come_back(tmp_path, encoder_folder):
 
 def test_measuring_on_what_a_model_was_trained_on_is_pointed_out(tmp_path, encoder_folder, caplog):
     model, copy, other = tmp_path / "model", tmp_path / "copy.jsonl", tmp_path / "other.jsonl"
-    done = run("train", CORPUS, "--encoder", encoder_folder, "-o", model, *FAST, "--epochs", 1)
+    rows = [{**json.loads(line), "id": f"{k}"} for k, line in enumerate(CORPUS.read_text("utf-8").splitlines() * 4)]
+    corpus = tmp_path / "corpus.jsonl"  # enough to calibrate on
+    corpus.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    done = run("train", corpus, "--encoder", encoder_folder, "-o", model, *FAST, "--epochs", 1)
     assert done.exit_code == 0, done.stderr
-    copy.write_bytes(CORPUS.read_bytes())
-    other.write_bytes(CORPUS.read_bytes().replace("القمح".encode(), "الذرة".encode()))
+    copy.write_bytes(corpus.read_bytes())
+    other.write_bytes(corpus.read_bytes().replace("القمح".encode(), "الذرة".encode()))
     for command in (["evaluate", model, "--resamples", 100], ["calibrate", model, "-o", tmp_path / "calibrated"]):
         warned = [f"{model} was trained on {copy}: what is measured on it flatters the model"]
         for corpus, expected in ((copy, warned), (other, [])):
