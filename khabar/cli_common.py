@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from types import FrameType
@@ -24,6 +26,7 @@ from khabar.models.kernels import bound_kernels
 
 P = ParamSpec("P")
 
+PATIENCE = 5.0  # seconds
 BAD_ROWS, NOT_DONE, INTERRUPTED, READER_GONE, TERMINATED = 1, 2, 130, 141, 143
 
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
@@ -39,7 +42,9 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        before = signal.signal(signal.SIGTERM, _stop)
+        before = signal.signal(signal.SIGTERM, _stop), signal.getsignal(signal.SIGINT)
+        if before[1] is signal.default_int_handler:  # not where Ctrl-C is not to be heard
+            signal.signal(signal.SIGINT, _Interrupt())
         try:
             command(*args, **kwargs)
         except CorpusError as error:
@@ -72,9 +77,28 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             _say_notes(error)
             raise typer.Exit(NOT_DONE) from None
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+                if handler is not None:  # one that was not set from Python
+                    signal.signal(number, handler)
 
     return run
+
+
+class _Interrupt:
+    """Interrupts once; while the command then tidies up, another Ctrl-C is not heard for some seconds.
+
+    `timeout`, supervisors and people send two, and the second would leave threads in the middle of their work, in
+    which Python cannot end.
+    """
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._last >= PATIENCE:
+            self._last = now
+            raise KeyboardInterrupt
 
 
 def _say_notes(error: BaseException) -> None:

@@ -11,10 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import khabar
 from khabar.cli import app
+from khabar.cli_common import one_line_errors
 from khabar.models.errors import MOST_KEPT
 
 LINES = Path(__file__).parent / "data" / "lines.txt"
@@ -240,6 +242,28 @@ def test_a_stopped_run_keeps_what_is_done_and_says_how_to_go_on(tmp_path, sent, 
     assert b"scored 10,000 articles" in resumed.communicate(b'{"text": "a"}\n' * 10_000, timeout=60)[1]
     assert len(out.read_bytes().splitlines()) == 10_000
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_while_it_tidies_up_a_command_does_not_hear_another_interrupt():
+    heard, tidied = [], []
+
+    @one_line_errors
+    def command():
+        try:
+            signal.raise_signal(signal.SIGINT)
+            heard.append("nothing")
+        finally:
+            signal.raise_signal(signal.SIGINT)  # as `timeout -s INT` sends two
+            tidied.append("up")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            command()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (heard, tidied, ended.value.exit_code) == ([], ["up"], 130)
 
 
 def test_output_is_utf8_whatever_the_terminal_says(tmp_path):

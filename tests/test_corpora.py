@@ -258,6 +258,11 @@ def test_as_gold_says_where_names_keep_their_proclitics(tmp_path, caplog):
         as_gold(corpus)
         assert ("a.bio: its names keep the" in caplog.text) is said
         caplog.clear()
+    path.write_text("ب SpaceAfter=No O\nبغداد _ B-LOC\n", encoding="utf-8")
+    (corpus,) = load_corpus(path)
+    (article,) = as_gold(corpus)
+    assert (article.text, corpus.annotation.proclitics) == ("ببغداد ", True)
+    path.write_text("ببغداد B-LOC\n", encoding="utf-8")
     (corpus,) = load_corpus(write_yaml(tmp_path, {"path": str(path), "proclitics": True}))
     as_gold(corpus)
     assert "keep the" not in caplog.text

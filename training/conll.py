@@ -103,6 +103,15 @@ def iter_conll(
     problems.raise_any()
 
 
+def says_spacing(path: str | Path) -> bool:
+    """Whether a file has a column that says what stands between its tokens.
+
+    Raises:
+        KhabarError: If it cannot be read.
+    """
+    return _layout(_rows(path, _Problems(path))).has_spacing
+
+
 def bio_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """Find the entities of a BIO sequence as half-open token spans with labels.
 

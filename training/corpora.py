@@ -12,6 +12,7 @@ from pathlib import Path
 from khabar.models.article import Article
 from khabar.models.errors import CorpusError, KhabarError, Problem
 from khabar.models.messages import show
+from khabar.training.conll import says_spacing
 from khabar.training.corpus_file import read_corpus_file
 from khabar.training.label_checks import label_problems, lookalikes, model_labels, model_topics
 from khabar.training.source import SourceArticles, SourceCounts, count_source
@@ -262,7 +263,7 @@ def _specs(path: str | Path, split: Split | None) -> list[SourceSpec]:
     if kind is None:
         allowed = f"{', '.join(ENDINGS)}, or a .yaml that names its format"
         raise KhabarError(f"{path}: a corpus's ending says what it is; allowed: {allowed}")
-    return [SourceSpec(path=Path(path), format=kind, proclitics=kind == "articles")]
+    return [SourceSpec(path=Path(path), format=kind)]
 
 
 def _splits(path: str | Path) -> set[Split]:
@@ -280,9 +281,16 @@ def _annotation(spec: SourceSpec, counts: SourceCounts) -> Annotation:
         unannotated=spec.unannotated,
         unannotated_topics=spec.unannotated_topics,
         ignore=spec.ignore,
-        proclitics=spec.proclitics,
+        proclitics=_leaves_out_proclitics(spec),
         weight=spec.weight,
     )
+
+
+def _leaves_out_proclitics(spec: SourceSpec) -> bool:
+    """Whether a name's و ف ب ل ك stand outside it: in tagged tokens only where a token may begin without a space."""
+    if spec.proclitics is not None:
+        return spec.proclitics
+    return spec.format == "articles" or says_spacing(spec.path)
 
 
 def _problem(spec: SourceSpec, message: str) -> Problem:

@@ -56,6 +56,7 @@ class SourceSpec:
         topics: Source topic to the model's topic; None when the source's topics are the model's.
         unannotated_topics: The model's topics that the source never gives.
         ignore_topics: Source topics that stand for none of the model's.
+        proclitics: Whether its spans leave out joined proclitics; None where nobody has said.
         licence: Under what terms texts and labels are; None where nobody has said.
         teachers: Models that say what the source's labels leave open (see teaching.py).
         declared_in: The YAML that names it, and there `line`; None for a path given by itself.
@@ -70,7 +71,7 @@ class SourceSpec:
     topics: Mapping[str, str] | None = None
     unannotated_topics: frozenset[str] = frozenset()
     ignore_topics: frozenset[str] = frozenset()
-    proclitics: bool = True
+    proclitics: bool | None = None
     weight: float = 1.0
     licence: str | None = None
     teachers: tuple[str, ...] = ()
@@ -153,8 +154,8 @@ class SourceChecker:
         entities, topics = self._entities(source), self._topics(source)
         unannotated, ignore = self._labels(source, "unannotated"), self._labels(source, "ignore")
         no_topics, ignore_topics = self._labels(source, "unannotated_topics"), self._labels(source, "ignore_topics")
-        proclitics = source.get("proclitics", kind == "articles")
-        if not isinstance(proclitics, bool):
+        proclitics = source.get("proclitics")
+        if "proclitics" in source and not isinstance(proclitics, bool):
             self._wrong("proclitics", proclitics, "true or false")
         weight = source.get("weight", 1.0)
         if not _is_number(weight) or not math.isfinite(weight) or weight <= 0:
