@@ -33,7 +33,7 @@ def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
     """Write articles as blocks of lines with a blank line between them.
 
     Raises:
-        KhabarError: If a label has a space in it.
+        KhabarError: If a label has a space in it, or no article can be written.
     """
     blocks = []
     for article in articles:
@@ -52,6 +52,8 @@ def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
         spacing = write_gaps(gaps_around(article.text, pieces))
         rows = zip(tokens, spacing, _tags(pieces, article.entities, losses), strict=True)
         blocks.append("".join("\t".join(row) + "\n" for row in rows))
+    if not blocks:
+        raise KhabarError(f"nothing can be written: {'; '.join(f'{n:,} {what}' for what, n in losses.items() if n)}")
     path.write_text("\n".join(blocks), encoding="utf-8", newline="")
 
 
