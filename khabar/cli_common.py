@@ -26,7 +26,7 @@ from khabar.models.kernels import bound_kernels
 
 P = ParamSpec("P")
 
-PATIENCE = 5.0  # seconds
+PATIENCE = 5.0  # seconds in which a second Ctrl-C is not heard
 BAD_ROWS, NOT_DONE, INTERRUPTED, READER_GONE, TERMINATED = 1, 2, 130, 141, 143
 
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
