@@ -118,6 +118,16 @@ def parse_article(row: object) -> tuple[Article | None, list[str]]:
     return Article(text=text, segments=segments, topics=article_topics, entities=entities, **plain), []
 
 
+def refuse_one_text(articles: object) -> None:
+    """Refuse a text where many are to come: it would be taken for as many as it has letters.
+
+    Raises:
+        KhabarError: If it is one.
+    """
+    if isinstance(articles, str):
+        raise KhabarError("articles is a str; allowed: a list or another iterable of texts, or tag() for one text")
+
+
 def _check_keys(row: dict[str, object], place: str, allowed: Sequence[str], problems: list[str]) -> None:
     problems += [
         f"{place}{'.' if place else ''}{_key(key)} is not a known key{nearest(str(key), allowed)}"
@@ -235,16 +245,6 @@ def _segments(row: dict[str, object], n_characters: int | None, problems: list[s
         previous = i, span[1]
         segments.append(Segment(start=span[0], end=span[1], topics=labels))
     return tuple(segments)
-
-
-def refuse_one_text(articles: object) -> None:
-    """Refuse a text where many are to come: it would be taken for as many as it has letters.
-
-    Raises:
-        KhabarError: If it is one.
-    """
-    if isinstance(articles, str):
-        raise KhabarError("articles is a str; allowed: a list or another iterable of texts, or tag() for one text")
 
 
 def _entities(row: dict[str, object], n_characters: int | None, problems: list[str]) -> tuple[Entity, ...] | None:

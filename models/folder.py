@@ -184,7 +184,7 @@ def load_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if read_settings(folder / "config.json").get("model_type") == KhabarConfig.model_type:
         model, tokenizer = load_model(folder)
         return model.encoder, tokenizer
-    check_contained(folder)
+    _check_contained(folder)
     stored_tensors(folder)  # whole, and in the folder
     encoder: PreTrainedModel
     encoder, info = _with_report(AutoModel, folder, trust_remote_code=False)
@@ -211,8 +211,7 @@ def new_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerF
     check_segmentation(str(name))
     folder = local_folder(name, weights=False)
     check_whole(folder, ("config.json",))
-    if folder != EMBEDDED:  # what installs khabar may have linked its files
-        check_contained(folder)
+    _check_contained(folder)
     config = quietly(folder, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False))
     if isinstance(config, KhabarConfig):
         config = config.encoder
@@ -230,8 +229,7 @@ def _looked_at(name: str | Path) -> tuple[Path, KhabarConfig, PreTrainedTokenize
     """Look at all of a khabar model but its numbers: what is wrong shows before memory and time are taken for them."""
     folder = local_folder(name)
     check_whole(folder, MODEL_FILES)
-    if folder != EMBEDDED:  # what installs khabar may have linked its files
-        check_contained(folder)
+    _check_contained(folder)
     check_no_pickles(folder)
     config = own_config(folder)
     stored = stored_tensors(folder)
@@ -310,6 +308,11 @@ def _check_kind(path: Path) -> None:
     for key in ("auto_map", "quantization_config"):
         if key in settings:
             raise ModelFolderError(f"{path}: has {key}, which no khabar model has: khabar runs no code of a folder")
+
+
+def _check_contained(folder: Path) -> None:
+    if folder != EMBEDDED:  # what installs khabar may have linked its files
+        check_contained(folder)
 
 
 def _check_numbers(folder: Path, model: PreTrainedModel) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from khabar.models.article import Article, Entity
 from khabar.models.article_reader import read_lines
 from khabar.models.errors import MOST_KEPT, CorpusError, Problem
-from khabar.models.messages import show
+from khabar.models.messages import not_utf8, show
 from khabar.training.convert.spacing import is_spacing, read_gaps, single_spaces
 
 logger = logging.getLogger(__name__)
@@ -181,8 +181,7 @@ def _rows(path: str | Path, problems: _Problems) -> Iterator[_Row]:
         try:
             line = raw.decode("utf-8").strip(" \t\r\n")
         except UnicodeDecodeError as error:
-            bad = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-            problems.add(number, f"not UTF-8: {bad}")
+            problems.add(number, f"{not_utf8(error)} of the line")
             continue
         columns = [column.strip(" ") for column in line.split("\t")] if "\t" in line else _BLANKS.split(line)
         if columns[0] == "-DOCSTART-":

@@ -40,8 +40,7 @@ def read(path: Path, losses: Losses) -> list[Article]:
         row = {key: given[key] for key in ("text", "segments") if key in given} | origin(given)
         labels = {"entities": given.get("entities"), "topics": given.get("cats")}
         named = {key: given[key] for key in _LABEL_KEYS if key in given}
-        if no_lists := [key for key, value in named.items() if not isinstance(value, list | None)]:
-            key = no_lists[0]
+        if key := next((key for key, value in named.items() if not isinstance(value, list | None)), None):
             gatherer.wrong(line, f"{key} is {show(named[key])}; allowed: a list of topics, or of entities")
             continue
         for value in named.values():
