@@ -36,14 +36,17 @@ class TopicClassifier(PreTrainedModel):
         self.config.problem_type = "multi_label_classification"
         self.encoder: nn.Module = model.encoder
         self.head = cast("nn.Module", model.topic_head)
+        temperatures = model.config.topic_temperatures
+        self.temperatures = torch.tensor([temperatures[topic] for topic in model.config.topics], device=model.device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """Score rows: `logits` of (rows, n_topics)."""
+        """Score rows: `logits` of (rows, n_topics), as calibrated."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         inner = attention_mask.bool()
         inner[:, 0] = False  # [CLS], and [SEP] behind each row's last piece
         inner.scatter_(1, attention_mask.sum(1, keepdim=True) - 1, False)
-        return SequenceClassifierOutput(logits=self.head(states[inner], inner.nonzero()[:, 0], len(input_ids)).float())
+        scores = self.head(states[inner], inner.nonzero()[:, 0], len(input_ids)).float()
+        return SequenceClassifierOutput(logits=scores / self.temperatures)
 
 
 class PieceClassifier(PreTrainedModel):

@@ -52,7 +52,7 @@ from khabar.models.model import KhabarModel
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
 SHAPES = ("mini", "base")
 # Articles of a run: enough for a steady state, few enough for minutes, on two cores and on one GPU.
-COUNTS = {("mini", "cpu"): 400, ("mini", "cuda"): 10_000, ("base", "cpu"): 32, ("base", "cuda"): 10_000}
+COUNTS = {("mini", "cpu"): 400, ("mini", "cuda"): 10_000, ("base", "cpu"): 96, ("base", "cuda"): 10_000}
 BATCH_SIZES = (1, 8, 32)  # tried for the pipelines
 SLOW = {"cpu": None, "cuda": 300}  # articles for whatever is many times slower than the engine; None for all
 WARM_UP = {"cpu": 8, "cuda": 5_000}  # for the engine: until all of its workers have started

@@ -7,8 +7,10 @@ attends, not to what. Knows nothing of texts, or of what asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from itertools import product
 from typing import Any, cast
 
 import torch
@@ -16,33 +18,35 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from khabar.models.products import fast_products, torch_multiplies_slowly
+
 _WRITTEN_OUT, _ON_GPU = "khabar_written_out", "khabar_on_gpu"  # among transformers' ways of attending
-_MOST_SCORES = 2**20  # at a time, or a row's: what a cache holds
-_LONGEST = 1024  # pieces; beyond, torch's kernel is as fast and never holds all of a row's scores
+_MOST_SCORES = 2**20  # at a time, or a head's: what a cache holds
+_LONGEST = 2048  # pieces; torch's kernel never holds all of a head's scores
 _ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernel
 _LEAST_CAPABILITY = (8, 0)  # of a GPU that computes in bfloat16
 
 Way = Callable[..., Tensor | None]  # of attending
 
 
-def suit_attention(model: nn.Module, *, bf16_on_cpu: bool = False) -> None:
+def suit_attention(model: nn.Module, *, by_onednn: bool = True) -> None:
     """Let a model attend as suits its device, in inference mode; else nothing changes.
 
-    On a CPU, in bfloat16, where `pays` says so, attention is written out: torch's fused kernel leaves that arithmetic
-    to the library it multiplies with, which without AMX is as slow as in float32; oneDNN is not. Scores are rounded to
-    bfloat16 before the softmax, as in transformers' eager attention.
+    On a CPU where torch multiplies slowly, attention is written out: torch's fused kernel leaves its products to that
+    same library, in bfloat16 too, where it is no faster than in float32; oneDNN is. In bfloat16 scores are rounded
+    before the softmax, as in transformers' eager attention.
 
     On an NVIDIA GPU it is torch's memory-efficient kernel for every batch, and what hides padding is made once a pass,
     without the computer waiting for the GPU to see whether there is some.
 
     Args:
         model: Any model on the device it is to run on; of it, what attends through torch's kernel is changed.
-        bf16_on_cpu: Whether oneDNN will compute its products in bfloat16, under autocast, if it is on a CPU.
+        by_onednn: Whether oneDNN can multiply in the precision of its passes, if it is on a CPU.
     """
     for module in model.modules():
         if not isinstance(module, PreTrainedModel) or module.config._attn_implementation != "sdpa":
             continue
-        if module.device.type == "cpu" and bf16_on_cpu and pays():
+        if module.device.type == "cpu" and by_onednn and torch_multiplies_slowly():
             make_known()
             module.set_attn_implementation(_WRITTEN_OUT)
         elif module.device.type == "cuda" and _is_capable(module.device):
@@ -59,12 +63,6 @@ def make_known() -> None:
     AttentionMaskInterface.register(_WRITTEN_OUT, sdpa_mask)
     AttentionInterface.register(_ON_GPU, attend_on_gpu)
     AttentionMaskInterface.register(_ON_GPU, hide_on_gpu)
-
-
-def pays() -> bool:
-    """Say whether this machine's processor has arithmetic in bfloat16, but no AMX, which torch's kernel uses itself."""
-    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
-    return bool(has.get("avx512_bf16")) and not has.get("amx_tile")
 
 
 def _is_capable(gpu: torch.device) -> bool:
@@ -120,25 +118,32 @@ def _write_out(
         not torch.compiler.is_compiling()  # first: torch.compile cannot trace the next, and would cut its graph
         and torch.is_inference_mode_enabled()
         and query.device.type == "cpu"
-        and query.dtype == torch.bfloat16
+        and query.dtype in (torch.float32, torch.bfloat16)
         and query.shape[2] <= _LONGEST
         and (mask is None or mask.dtype == torch.bool)
         and not is_causal
     ):
         return None
+    with fast_products() if query.dtype == torch.float32 else nullcontext(True) as is_fast:
+        return _in_parts(query, key, value, mask, scaling) if is_fast else None
+
+
+def _in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Attend to as many rows, or heads of a row, at a time as a cache holds the scores of."""
     rows, heads, pieces, width = query.shape
     query = query * (width**-0.5 if scaling is None else scaling)
     key = key.transpose(-1, -2)
     # Added: filling in scores takes as long as their softmax.
     hidden = None if mask is None else added_to_scores(mask, query.dtype).expand(rows, -1, -1, -1)
     attended = query.new_empty((rows, pieces, heads, width))
-    at_once = max(1, _MOST_SCORES // max(1, heads * pieces * pieces))
-    for start in range(0, rows, at_once):
-        some = slice(start, start + at_once)
-        scores = torch.matmul(query[some], key[some])
+    of_heads = max(1, _MOST_SCORES // max(1, pieces * pieces))
+    n_rows, n_heads = max(1, of_heads // heads), min(of_heads, heads)
+    for row, head in product(range(0, rows, n_rows), range(0, heads, n_heads)):
+        some, those = slice(row, row + n_rows), slice(head, head + n_heads)
+        scores = torch.matmul(query[some, those], key[some, those])
         if hidden is not None:
             scores += hidden[some]
-        attended[some] = torch.matmul(scores.softmax(-1), value[some]).transpose(1, 2)
+        attended[some, :, those] = torch.matmul(scores.softmax(-1), value[some, those]).transpose(1, 2)
     return attended
 
 

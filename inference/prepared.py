@@ -58,7 +58,7 @@ def prepare(model: nn.Module, *, bf16: bool = False) -> None:
         bf16: Whether its products will be computed in bfloat16, under autocast.
     """
     bound_kernels()
-    suit_attention(model, bf16_on_cpu=bf16 and can_prepack(bf16=True))
+    suit_attention(model, by_onednn=can_prepack(bf16=bf16))
     for module in model.modules():
         if type(module) is nn.Linear and _has_weight(module):
             module.__class__ = PreparedLinear

@@ -1,6 +1,8 @@
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -45,7 +47,13 @@ def encoder_config(bert_config):
 
 @pytest.fixture
 def on_its_processor(monkeypatch):
-    monkeypatch.setattr(attention, "pays", lambda: True)
+    monkeypatch.setattr(attention, "torch_multiplies_slowly", lambda: True)
+
+
+@pytest.fixture(params=[True, False], ids=["fast float32", "slow float32"])
+def has_fast_float32(request, monkeypatch):
+    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(request.param))
+    return request.param
 
 
 @pytest.fixture
@@ -57,7 +65,7 @@ def states():
 @pytest.fixture(params=CONFIGS)
 def encoder(request, on_its_processor):
     torch.manual_seed(0)
-    return AutoModel.from_config(CONFIGS[request.param]).eval()
+    return AutoModel.from_config(deepcopy(CONFIGS[request.param])).eval()  # which keeps it, and changes it
 
 
 def encode(encoder, **given):
@@ -68,20 +76,27 @@ def encode(encoder, **given):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("most", [1, 900, 2**20], ids=["a row at a time", "two rows at a time", "all at once"])
-def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, monkeypatch):
+@pytest.mark.parametrize(
+    "most",
+    [1, 400, 1000, 2**20],
+    ids=["a head at a time", "three heads at a time", "two rows at a time", "all at once"],
+)
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
+def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, dtype, apart, monkeypatch):
     monkeypatch.setattr(attention, "_MOST_SCORES", most)
+    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(True))
     seen = MASKS[mask]
     mask_ = None if seen is None else seen[:, None, None, :].expand(3, 1, 11, 11)
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask_, scaling=0.3)
+    monkeypatch.setattr(attention, "sdpa_attention_forward", None)
     with torch.inference_mode():
-        got, weights = attend_written_out(Layer(), *states, mask_, scaling=0.3)
+        got, weights = attend_written_out(Layer(), *(one.to(dtype) for one in states), mask_, scaling=0.3)
     assert weights is None
-    assert got.dtype == torch.bfloat16
+    assert got.dtype == dtype
     assert got.shape == (3, 11, 4, 8)
     assert got.isfinite().all()
     if mask != "nothing to see":
-        torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(got.float(), expected, atol=apart, rtol=apart)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5, 8), (2, 4, 0, 8)], ids=["no rows", "no pieces"])
@@ -96,16 +111,18 @@ def test_of_nothing_it_makes_nothing(shape):
     ("dtype", "is_causal", "longest", "given"),
     [
         (torch.float32, False, 99, {}),
+        (torch.float64, False, 99, {}),
         (torch.bfloat16, True, 99, {}),
         (torch.bfloat16, False, 99, {"is_causal": True}),
         (torch.bfloat16, False, 10, {}),
         (torch.bfloat16, False, 99, {"attention_mask": -9 * torch.eye(11).bfloat16().expand(3, 1, 11, 11)}),
         (torch.bfloat16, False, 99, {"position_bias": torch.arange(121.0).reshape(1, 1, 11, 11).bfloat16()}),
     ],
-    ids=["float32", "causal", "causal for once", "too long", "a mask of numbers", "a bias"],
+    ids=["slow float32", "float64", "causal", "causal for once", "too long", "a mask of numbers", "a bias"],
 )
 def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, dtype, is_causal, longest, given, monkeypatch):
     monkeypatch.setattr(attention, "_LONGEST", longest)
+    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(False))
     layer = Layer()
     layer.is_causal = is_causal
     states = [one.to(dtype) for one in states]
@@ -136,7 +153,7 @@ def test_an_encoder_says_what_it_said(encoder):
     with torch.inference_mode():
         exact = encode(encoder, enabled=False)
         before = encode(encoder)
-        suit_attention(encoder, bf16_on_cpu=True)
+        suit_attention(encoder)
         after = encode(encoder)
     assert encoder.config._attn_implementation == OURS
     assert not torch.equal(after, before)
@@ -148,7 +165,7 @@ def test_outside_inference_mode_nothing_changes(encoder):
     before.square().sum().backward()
     gradients = [parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None]
     encoder.zero_grad()
-    suit_attention(encoder, bf16_on_cpu=True)
+    suit_attention(encoder)
     after = encode(encoder)
     after.square().sum().backward()
     assert torch.equal(after, before)
@@ -158,11 +175,13 @@ def test_outside_inference_mode_nothing_changes(encoder):
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_in_float32_nothing_changes(encoder):
+def test_in_float32_it_changes_where_products_are_faster(encoder, has_fast_float32):
     with torch.inference_mode():
         before = encode(encoder, enabled=False)
-        suit_attention(encoder, bf16_on_cpu=True)
-        assert torch.equal(encode(encoder, enabled=False), before)
+        suit_attention(encoder)
+        after = encode(encoder, enabled=False)
+    assert torch.equal(after, before) != has_fast_float32
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +208,7 @@ def test_a_torch_that_does_not_say_what_the_processor_has_changes_nothing(tiny_m
 
 def test_a_model_that_attends_otherwise_by_choice_goes_on_so(encoder):
     encoder.set_attn_implementation("eager")
-    suit_attention(encoder, bf16_on_cpu=True)
+    suit_attention(encoder)
     assert encoder.config._attn_implementation == "eager"
 
 
