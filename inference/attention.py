@@ -15,12 +15,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from khabar.models.products import fast_products, torch_multiplies_slowly
 
-_WRITTEN_OUT, _ON_GPU = "khabar_written_out", "khabar_on_gpu"  # among transformers' ways of attending
+# Among transformers' ways of attending.
+_WRITTEN_OUT, _AS_ONE_STEP, _ON_GPU = "khabar_written_out", "khabar_as_one_step", "khabar_on_gpu"
+_OP = "khabar::attend"
 _MOST_SCORES = 2**20  # at a time, or a head's: what a cache holds
 _LONGEST = 2048  # pieces; torch's kernel never holds all of a head's scores
 _ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernel
@@ -54,6 +57,20 @@ def suit_attention(model: nn.Module, *, by_onednn: bool = True) -> None:
             module.set_attn_implementation(_ON_GPU)
 
 
+def compile_attention(model: nn.Module) -> None:
+    """Let torch.compile take attention that is written out as one step, for whoever calls that.
+
+    What it would make of the steps written out is slower, and of torch's own kernel no faster.
+
+    Args:
+        model: A model that `suit_attention` has seen; where nothing is written out, nothing changes.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.config._attn_implementation == _WRITTEN_OUT:
+            make_known()
+            module.set_attn_implementation(_AS_ONE_STEP)
+
+
 def make_known() -> None:
     """Let transformers find these ways of attending by their names, one of which a model's configuration then holds."""
     # Loaded with the models that attend; without one it takes much along that khabar needs nothing of.
@@ -61,8 +78,16 @@ def make_known() -> None:
 
     AttentionInterface.register(_WRITTEN_OUT, attend_written_out)
     AttentionMaskInterface.register(_WRITTEN_OUT, sdpa_mask)
+    AttentionInterface.register(_AS_ONE_STEP, attend_as_one_step)
+    AttentionMaskInterface.register(_AS_ONE_STEP, sdpa_mask)
     AttentionInterface.register(_ON_GPU, attend_on_gpu)
     AttentionMaskInterface.register(_ON_GPU, hide_on_gpu)
+    if not hasattr(torch.ops.khabar, "attend"):
+        torch.library.define(_OP, "(Tensor query, Tensor key, Tensor value, Tensor? mask, float? scaling) -> Tensor")
+        torch.library.impl(_OP, "CPU", _attend)
+        torch.library.register_fake(
+            _OP, lambda query, *_: torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        )
 
 
 def _is_capable(gpu: torch.device) -> bool:
@@ -147,6 +172,24 @@ def _in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     return attended
 
 
+def _as_one_step(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float | None, is_causal: bool
+) -> Tensor | None:
+    """Attend as is written out, in a step that torch.compile does not look into."""
+    if torch.is_grad_enabled() or query.device.type != "cpu" or is_causal:
+        return None
+    attended: Tensor = torch.ops.khabar.attend(query, key, value, mask, scaling)
+    return attended
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    attended = _write_out(query, key, value, mask, scaling=scaling, is_causal=False)
+    if attended is None:
+        attended = functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+        attended = attended.transpose(1, 2).contiguous()
+    return attended
+
+
 def _by_efficient_kernel(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float | None, is_causal: bool
 ) -> Tensor | None:
@@ -170,7 +213,8 @@ def _by_efficient_kernel(
     return attended.transpose(1, 2).contiguous()
 
 
-attend_written_out, attend_on_gpu = partial(attend, _write_out), partial(attend, _by_efficient_kernel)
+attend_written_out, attend_as_one_step = partial(attend, _write_out), partial(attend, _as_one_step)
+attend_on_gpu = partial(attend, _by_efficient_kernel)
 
 
 def hide_on_gpu(**given: Any) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from khabar.inference.attention import make_known, suit_attention
+from khabar.inference.attention import compile_attention, make_known, suit_attention
 from khabar.models.kernels import bound_kernels
 
 # Rows that a layout is chosen for. With more or fewer it is as good: from 33 to 4,000, no difference was measured.
@@ -91,6 +91,7 @@ def compile_prepared(model: nn.Module) -> None:
         torch.library.register_fake(
             _OP, lambda states, _packed, _bias, width: states.new_empty((*states.shape[:-1], width))
         )
+    compile_attention(model)
     for module in model.modules():
         if isinstance(module, PreparedLinear):
             module.is_compiled = True

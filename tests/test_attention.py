@@ -13,7 +13,13 @@ from transformers import AutoModel, BertConfig, ModernBertConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from khabar.inference import attention
-from khabar.inference.attention import added_to_scores, attend_written_out, suit_attention
+from khabar.inference.attention import (
+    added_to_scores,
+    attend_as_one_step,
+    attend_written_out,
+    compile_attention,
+    suit_attention,
+)
 from khabar.inference.prepared import can_prepack, prepare
 from khabar.models.folder import load_model, save_model
 
@@ -141,6 +147,27 @@ def test_compiled_it_leaves_the_graph_whole(states):
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 1, 11, 11, dtype=torch.bool).tril()], ids=["all", "some"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_compiled_as_one_step_it_says_what_it_says_written_out(states, mask, dtype, monkeypatch):
+    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(True))
+    attention.make_known()
+    states = [one.to(dtype) for one in states]
+    compiled = torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch.inference_mode():
+        expected, _ = attend_written_out(Layer(), *states, mask, scaling=0.3)
+        got, _ = compiled(*states, mask, scaling=0.3)
+    assert torch.equal(got, expected)
+
+
+def test_as_one_step_gradients_are_torchs(states):
+    states = [one.requires_grad_() for one in states]
+    expected, _ = sdpa_attention_forward(Layer(), *states, None)
+    got, _ = attend_as_one_step(Layer(), *states, None)
+    assert torch.equal(got, expected)
+    assert got.requires_grad
+
+
 def test_one_mask_can_serve_all_rows(states):
     mask = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask)
@@ -149,13 +176,16 @@ def test_one_mask_can_serve_all_rows(states):
     torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
 
 
-def test_an_encoder_says_what_it_said(encoder):
+@pytest.mark.parametrize("as_one_step", [False, True])
+def test_an_encoder_says_what_it_said(encoder, as_one_step):
     with torch.inference_mode():
         exact = encode(encoder, enabled=False)
         before = encode(encoder)
         suit_attention(encoder)
+        if as_one_step:
+            compile_attention(encoder)
         after = encode(encoder)
-    assert encoder.config._attn_implementation == OURS
+    assert encoder.config._attn_implementation == ("khabar_as_one_step" if as_one_step else OURS)
     assert not torch.equal(after, before)
     assert (after - exact).abs().max() <= 3 * (before - exact).abs().max()
 
