@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from khabar.inference.tagger import Tagger, load
 from khabar.models.article_reader import read_articles
+from khabar.models.products import multiply_by_onednn
 
 ARTICLES = 64
 SHOWN = 8  # operations in the table
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--batch-pieces", type=int, help="most pieces in a batch")
     parser.add_argument("--passes", type=int, default=5)
     options = parser.parse_args()
+    multiply_by_onednn()
 
     texts = list(varied([article.text for article in read_articles(options.articles)], ARTICLES, options.words))
     tagger = load(options.model, device=options.device, precision=options.precision)

@@ -8,7 +8,6 @@ attends, not to what. Knows nothing of texts, or of what asks for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from typing import Any, cast
@@ -19,7 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from khabar.models.products import fast_products, torch_multiplies_slowly
+from khabar.models.products import onednn_multiplies, torch_multiplies_slowly
 
 # Among transformers' ways of attending.
 _WRITTEN_OUT, _AS_ONE_STEP, _ON_GPU = "khabar_written_out", "khabar_as_one_step", "khabar_on_gpu"
@@ -37,7 +36,7 @@ def suit_attention(model: nn.Module, *, by_onednn: bool = True) -> None:
 
     On a CPU where torch multiplies slowly, attention is written out: torch's fused kernel leaves its products to that
     same library, in bfloat16 too, where it is no faster than in float32; oneDNN is. In bfloat16 scores are rounded
-    before the softmax, as in transformers' eager attention.
+    before the softmax, as in transformers' eager attention. In float32 it is so where the process lets oneDNN multiply.
 
     On an NVIDIA GPU it is torch's memory-efficient kernel for every batch, and what hides padding is made once a pass,
     without the computer waiting for the GPU to see whether there is some.
@@ -143,14 +142,13 @@ def _write_out(
         not torch.compiler.is_compiling()  # first: torch.compile cannot trace the next, and would cut its graph
         and torch.is_inference_mode_enabled()
         and query.device.type == "cpu"
-        and query.dtype in (torch.float32, torch.bfloat16)
+        and (query.dtype == torch.bfloat16 or (query.dtype == torch.float32 and onednn_multiplies()))
         and query.shape[2] <= _LONGEST
         and (mask is None or mask.dtype == torch.bool)
         and not is_causal
     ):
         return None
-    with fast_products() if query.dtype == torch.float32 else nullcontext(True) as is_fast:
-        return _in_parts(query, key, value, mask, scaling) if is_fast else None
+    return _in_parts(query, key, value, mask, scaling)
 
 
 def _in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

@@ -140,7 +140,9 @@ def load_tagger(options: RayOptions, pool: Pool) -> Tagger:
 
     from khabar.inference.tagger import load
     from khabar.inference.workers import usual_number
+    from khabar.models.products import multiply_by_onednn
 
+    multiply_by_onednn()
     helpers = usual_number(pool.device, pool.n_cpus)
     return load(
         options.model, device=pool.device, runtime=options.runtime, precision=options.precision, workers=helpers

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from khabar.cli_common import Device, one_line_errors, say
+from khabar.cli_common import Device, load_tagger, one_line_errors, say
 
 
 @one_line_errors
@@ -63,9 +63,7 @@ def calibrate(
     warn_of_training_files(model, sources)
     articles = [article for source in sources for article in as_gold(source, entities=False)]
 
-    from khabar.inference.tagger import load
-
-    tagger = load(model, device=device)
+    tagger = load_tagger(model, device=device)
     for line in unknown_labels(articles, topics=tagger.topics, entity_labels=tagger.entity_labels).lines():
         say(line)
     with tqdm(total=len(articles), unit=" articles", leave=False, disable=not sys.stderr.isatty()) as bar:

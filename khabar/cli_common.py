@@ -17,12 +17,15 @@ import time
 import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import Annotated, BinaryIO, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, ParamSpec
 
 import typer
 
 from khabar.models.errors import CorpusError, KhabarError
 from khabar.models.kernels import bound_kernels
+
+if TYPE_CHECKING:
+    from khabar.inference.tagger import Tagger
 
 P = ParamSpec("P")
 
@@ -129,6 +132,15 @@ def quiet_libraries() -> None:
     bound_kernels()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def load_tagger(model: str, **options: Any) -> Tagger:
+    """Load a model, as `khabar.load` does, for a process that is the command's own. Imports torch."""
+    from khabar.inference.tagger import load
+    from khabar.models.products import multiply_by_onednn
+
+    multiply_by_onednn()
+    return load(model, **options)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say, standard_input
+from khabar.cli_common import BAD_ROWS, Device, load_tagger, one_line_errors, say, standard_input
 from khabar.cli_progress import scoring_progress
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ def sample(
     """
     from khabar.inference.fields import FieldNames
     from khabar.inference.sources import open_sources, read_placed_rows
-    from khabar.inference.tagger import load
     from khabar.models.ranges import check_range
     from khabar.training.label_tasks import LabelRequest, check_label_files, write_label_files
     from khabar.training.sampling import SampleSettings
@@ -84,7 +83,7 @@ def sample(
     sources = open_sources(pool, input_format=input_format, fields=fields)
     check_label_files(output, [*(source.name for source in sources), *excluded], overwrite=overwrite)
     labelled = [text for file in excluded for text in _texts(file)]
-    with load(model, device=device) as tagger, scoring_progress(sources, hidden=False) as progress:
+    with load_tagger(model, device=device) as tagger, scoring_progress(sources, hidden=False) as progress:
         placed = read_placed_rows(sources, stdin=standard_input(), opened=progress.opened)
         found = sample_articles(
             tagger,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from khabar.cli_common import Device, one_line_errors, say
+from khabar.cli_common import Device, load_tagger, one_line_errors, say
 from khabar.inference.runtimes import Precision, Runtime
 
 
@@ -68,17 +68,15 @@ def evaluate(
     sources = load_corpus(corpus, split=choose_split(corpus, split))
     articles = [article for source in sources for article in as_gold(source)]
 
-    from khabar.inference.tagger import load
-
     for name in (model, against):
         if name is not None:
             warn_of_training_files(name, sources)
 
     evaluated = []
-    taggers = [load(model, device=device, runtime=runtime, precision=precision)]
+    taggers = [load_tagger(model, device=device, runtime=runtime, precision=precision)]
     names = [", ".join([shown_path(model), *(one for one in (runtime, precision) if one not in ("torch", "auto"))])]
     if against is not None:
-        taggers.append(load(against, device=device))
+        taggers.append(load_tagger(against, device=device))
         names.append(shown_path(against))
         if names[0] == names[1]:
             names = [model, against]

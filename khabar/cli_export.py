@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from khabar.cli_common import one_line_errors
+from khabar.cli_common import load_tagger, one_line_errors
 
 
 @one_line_errors
@@ -35,9 +35,8 @@ def export(
     chosen = None if sample is None else read_articles(sample)[:articles]
 
     from khabar.inference.export import export_model
-    from khabar.inference.tagger import load
 
-    tagger = load(model, device="cpu")
+    tagger = load_tagger(model, device="cpu")
     report = export_model(tagger.model, tagger.tokenizer, folder, int8=int8, sample=chosen)
     if report is not None:
         typer.echo(f"measured on {report.n_articles:,} articles")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from khabar import __version__
-from khabar.cli_common import BAD_ROWS, Device, one_line_errors, say, standard_input
+from khabar.cli_common import BAD_ROWS, Device, load_tagger, one_line_errors, say, standard_input
 from khabar.cli_progress import scoring_progress
 from khabar.inference.runtimes import Precision, Runtime
 from khabar.models.errors import KhabarError
@@ -140,9 +140,8 @@ def score(
 
     # The slow import comes once the inputs are known to be there.
     from khabar.inference.run_identity import model_digest
-    from khabar.inference.tagger import load
 
-    with load(model, device=device, runtime=runtime, precision=precision, workers=workers) as tagger:
+    with load_tagger(model, device=device, runtime=runtime, precision=precision, workers=workers) as tagger:
         gc.freeze()  # or the garbage collector looks through all of torch again and again, while results come and go
         made_by = {"khabar": __version__, "device": tagger.device, "runtime": runtime, "precision": precision}
         if not to_stream:

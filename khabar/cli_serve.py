@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from khabar.cli_common import one_line_errors
+from khabar.cli_common import load_tagger, one_line_errors
 from khabar.models.errors import MissingExtraError
 
 _NEEDED = ("fastapi", "prometheus_client", "pydantic_settings", "uvicorn")
@@ -110,9 +110,8 @@ def serve(
 
     from khabar.inference.service.app import create_app
     from khabar.inference.service.server import serve as serve_app
-    from khabar.inference.tagger import load
 
-    with load(
+    with load_tagger(
         settings.model,
         device=settings.device,
         runtime=settings.runtime,

@@ -143,12 +143,14 @@ def train(
 
     settings = read_settings(config, given)
 
+    from khabar.models.products import multiply_by_onednn
     from khabar.training.evaluate import render
     from khabar.training.search import render_trials
     from khabar.training.search import search as find
     from khabar.training.seeds import render_seeds, train_seeds
     from khabar.training.train import train as train_once
 
+    multiply_by_onednn()
     more_metrics = {}
     options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress_bar": sys.stderr.isatty()}
     with _one_speaks() as speaks:
@@ -235,8 +237,10 @@ def pretrain(
 
     settings = PretrainSettings(texts=tuple(texts), **given)
 
+    from khabar.models.products import multiply_by_onednn
     from khabar.training.pretrain import pretrain as run
 
+    multiply_by_onednn()
     with _one_speaks() as speaks:
         result = run(settings, resume=resume, overwrite=overwrite)
     if speaks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' models are too small to share out
+
+
+@pytest.fixture(autouse=True)
+def torchs_precision() -> Iterator[None]:
+    """Put torch's precision of float32 products back: commands that tests call choose it for their process."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_float32_matmul_precision("highest")
+        for part in (torch.backends.mkldnn, torch.backends.cuda):
+            if hasattr(getattr(part, "matmul", None), "fp32_precision"):  # since torch 2.9
+                part.matmul.fp32_precision = "none"
 
 
 def _shared_folder() -> Path:

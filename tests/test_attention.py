@@ -1,7 +1,6 @@
 import pickle
 import subprocess
 import sys
-from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 
@@ -58,7 +57,7 @@ def on_its_processor(monkeypatch):
 
 @pytest.fixture(params=[True, False], ids=["fast float32", "slow float32"])
 def has_fast_float32(request, monkeypatch):
-    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(request.param))
+    monkeypatch.setattr(attention, "onednn_multiplies", lambda: request.param)
     return request.param
 
 
@@ -90,7 +89,7 @@ def encode(encoder, **given):
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
 def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, dtype, apart, monkeypatch):
     monkeypatch.setattr(attention, "_MOST_SCORES", most)
-    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(True))
+    monkeypatch.setattr(attention, "onednn_multiplies", lambda: True)
     seen = MASKS[mask]
     mask_ = None if seen is None else seen[:, None, None, :].expand(3, 1, 11, 11)
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask_, scaling=0.3)
@@ -128,7 +127,7 @@ def test_of_nothing_it_makes_nothing(shape):
 )
 def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, dtype, is_causal, longest, given, monkeypatch):
     monkeypatch.setattr(attention, "_LONGEST", longest)
-    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(False))
+    monkeypatch.setattr(attention, "onednn_multiplies", lambda: False)
     layer = Layer()
     layer.is_causal = is_causal
     states = [one.to(dtype) for one in states]
@@ -150,7 +149,7 @@ def test_compiled_it_leaves_the_graph_whole(states):
 @pytest.mark.parametrize("mask", [None, torch.ones(3, 1, 11, 11, dtype=torch.bool).tril()], ids=["all", "some"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_compiled_as_one_step_it_says_what_it_says_written_out(states, mask, dtype, monkeypatch):
-    monkeypatch.setattr(attention, "fast_products", lambda: nullcontext(True))
+    monkeypatch.setattr(attention, "onednn_multiplies", lambda: True)
     attention.make_known()
     states = [one.to(dtype) for one in states]
     compiled = torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)

@@ -1,113 +1,68 @@
 import os
-import threading
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from khabar.inference.attention import attend_written_out
 from khabar.models import products
-from khabar.models.products import fast_products, torch_multiplies_slowly
+from khabar.models.products import multiply_by_onednn, onednn_multiplies, torch_multiplies_slowly
 
-PARTS = (torch.backends.mkldnn, torch.backends.cuda)
-
-
-def setting():
-    """What torch says of its precision: in one word, and of each part where it has its own."""
-    parts = [getattr(getattr(part, "matmul", None), "fp32_precision", None) for part in PARTS]
-    return [torch.get_float32_matmul_precision(), *parts]
-
-
-@pytest.fixture(autouse=True)
-def as_found():
-    before = setting()
-    yield
-    assert setting() == before
+here = pytest.mark.skipif(not torch_multiplies_slowly(), reason="on this processor torch multiplies as fast as it can")
 
 
 @pytest.fixture
 def on_its_processor(monkeypatch):
-    """As if on a processor that it serves, whichever this is."""
+    """As if on a processor that it serves, without a GPU, whichever this is."""
     monkeypatch.setattr(products, "torch_multiplies_slowly", lambda: True)
     monkeypatch.setattr(products, "_rounds_nothing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_the_setting_is_changed_and_put_back(on_its_processor):
-    with fast_products() as serves:
-        assert serves
-        assert torch.get_float32_matmul_precision() == "medium"
-
-
-def test_it_is_put_back_after_an_error(on_its_processor):
-    with pytest.raises(KeyError), fast_products():
-        raise KeyError
-
-
-def test_it_holds_until_the_last_has_left(on_its_processor):
-    entered, may_leave = threading.Event(), threading.Event()
-
-    def other():
-        with fast_products():
-            entered.set()
-            may_leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    with fast_products():
-        thread.start()
-        assert entered.wait(10)
+def test_products_are_left_to_onednn(on_its_processor):
+    assert not onednn_multiplies()
+    multiply_by_onednn()
     assert torch.get_float32_matmul_precision() == "medium"
-    may_leave.set()
-    thread.join(10)
+    assert onednn_multiplies()
 
 
-@pytest.fixture
-def choose():
-    """A function that chooses a precision; it is undone at the end."""
-    parts = [getattr(part, "matmul", None) for part in PARTS]
-    before = [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]
-    yield torch.set_float32_matmul_precision
-    torch.set_float32_matmul_precision("highest")
-    for part, precision in before:
-        part.fp32_precision = precision
-
-
-@pytest.mark.parametrize("chosen", ["high", "medium"])
-def test_a_precision_that_somebody_chose_stays(on_its_processor, choose, chosen):
-    choose(chosen)
-    with fast_products() as serves:
-        assert not serves
-        assert torch.get_float32_matmul_precision() == chosen
-    assert torch.get_float32_matmul_precision() == chosen
-
-
-def test_one_that_somebody_chooses_meanwhile_stays(on_its_processor, choose):
-    with fast_products():
-        choose("high")
+def test_a_precision_that_somebody_chose_stays(on_its_processor):
+    torch.set_float32_matmul_precision("high")
+    multiply_by_onednn()
     assert torch.get_float32_matmul_precision() == "high"
+    assert not onednn_multiplies()
 
 
-@pytest.mark.skipif(setting()[1] is None, reason="this torch has one setting for all parts")
-def test_one_that_was_chosen_for_a_part_stays(on_its_processor):
-    torch.backends.mkldnn.matmul.fp32_precision = "tf32"
-    try:
-        with fast_products() as serves:
-            assert not serves
-    finally:
-        torch.backends.mkldnn.matmul.fp32_precision = "none"
+@pytest.mark.skipif(
+    not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"),
+    reason="this torch has one setting for all parts",
+)
+@pytest.mark.parametrize("chosen", ["bf16", "tf32"])
+def test_one_that_was_chosen_for_a_part_stays(on_its_processor, chosen):
+    torch.backends.mkldnn.matmul.fp32_precision = chosen
+    multiply_by_onednn()
+    assert torch.backends.mkldnn.matmul.fp32_precision == chosen
+    assert onednn_multiplies() == (chosen == "bf16")
 
 
-@pytest.mark.parametrize("why", ["the processor", "it rounds", "a GPU", "no oneDNN"])
+@pytest.mark.parametrize("why", ["the processor", "it rounds", "a GPU"])
 def test_elsewhere_nothing_changes(on_its_processor, monkeypatch, why):
     if why == "the processor":
         monkeypatch.setattr(products, "torch_multiplies_slowly", lambda: False)
     elif why == "it rounds":
         monkeypatch.setattr(products, "_rounds_nothing", lambda: False)
-    elif why == "a GPU":
-        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     else:
-        monkeypatch.setattr(products.torch.backends.mkldnn, "enabled", False)
-    before = setting()
-    with fast_products() as serves:
-        assert not serves
-        assert setting() == before
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    multiply_by_onednn()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not onednn_multiplies()
+
+
+def test_without_onednn_it_does_not_multiply(on_its_processor, monkeypatch):
+    multiply_by_onednn()
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not onednn_multiplies()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -117,7 +72,7 @@ def test_whether_products_are_rounded_is_seen(monkeypatch, dtype):
     assert products._rounds_nothing.__wrapped__() == (dtype == torch.float32)
 
 
-@pytest.mark.skipif(not torch_multiplies_slowly(), reason="on this processor torch multiplies as fast as it can")
+@here
 @pytest.mark.parametrize("shape", [(7, 64, 300), (300, 1024, 256), (1, 768, 768)])
 def test_products_are_as_exact(shape):
     torch.manual_seed(0)
@@ -125,18 +80,51 @@ def test_products_are_as_exact(shape):
     one, other = torch.randn(3, rows, inner), torch.randn(3, columns, inner).transpose(1, 2)
     exact = one.double() @ other.double()
     usual = (one @ other - exact).abs().max()
-    with fast_products() as serves:
-        assert serves
-        fast = ((one @ other) - exact).abs().max()
-        flat = (one[0] @ other[0] - exact[0]).abs().max()
+    multiply_by_onednn()
+    assert onednn_multiplies()
+    fast = ((one @ other) - exact).abs().max()
+    flat = (one[0] @ other[0] - exact[0]).abs().max()
     assert max(fast, flat) <= 4 * usual
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_begins_anew(on_its_processor):
-    before = setting()
-    with fast_products():
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if setting() == before and products._setting.users == 0 else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+@here
+def test_attention_goes_by_it():
+    """Written out where oneDNN multiplies, by torch's kernel where it does not: another order of the same sums."""
+    torch.manual_seed(0)
+    states = [torch.randn(2, 4, 300, 16) for _ in range(3)]
+
+    def attend():
+        with torch.inference_mode():
+            return attend_written_out(torch.nn.Module(), *states, None, is_causal=False)[0]
+
+    before = attend()
+    multiply_by_onednn()
+    after = attend()
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, before)
+
+
+def test_a_command_multiplies_so_and_the_library_leaves_it(tiny_model_folder, tmp_path):
+    """In processes of their own."""
+    program = (
+        "import sys, torch, khabar\n"
+        "from khabar.models import products\n"
+        "products.torch_multiplies_slowly = lambda: True\n"
+        "products._rounds_nothing = lambda: True\n"
+        "torch.cuda.is_available = lambda: False\n"
+        "if sys.argv[1] == 'library':\n"
+        "    khabar.load(sys.argv[2]).tag('زار الوفد بغداد.')\n"
+        "else:\n"
+        "    from khabar.cli import app\n"
+        "    app(['score', sys.argv[3], '--model', sys.argv[2]], standalone_mode=False)\n"
+        "print(torch.get_float32_matmul_precision(), file=sys.stderr)"
+    )
+    (tmp_path / "articles.jsonl").write_text('{"text": "زار الوفد بغداد."}\n', encoding="utf-8")
+    said = {}
+    for who in ("library", "command"):
+        arguments = [who, str(tiny_model_folder), str(tmp_path / "articles.jsonl")]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True, env={**os.environ}
+        )
+        said[who] = done.stderr.split()[-1]
+    assert said == {"library": "highest", "command": "medium"}

@@ -27,7 +27,6 @@ from khabar.models.batch import WindowSettings
 from khabar.models.device import choose_device, choose_precision
 from khabar.models.folder import save_model
 from khabar.models.model import KhabarModel
-from khabar.models.products import fast_products
 from khabar.training.batching import BatchPlan, collate_examples
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.evaluate import evaluate, selection_score
@@ -131,7 +130,6 @@ class Run:
                 _tell_again(watcher, progress)
         total = self.steps_per_epoch * self.settings.epochs
         with (
-            fast_products(),
             self.checkpoints.resumable(),
             tqdm(
                 total=total,

@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from khabar.models.products import fast_products
 from khabar.training.checkpoints import Checkpoints, Progress
 from khabar.training.pretrain_data import PieceBatches
 from khabar.training.pretrain_settings import PretrainSettings
@@ -81,7 +80,7 @@ def run_steps(
         accelerator.load_state(str(latest))
     losses: list[Tensor] = []
     clock = time.perf_counter()
-    with fast_products(), checkpoints.resumable():
+    with checkpoints.resumable():
         for step in range(progress.step, n_steps):
             rate = settings.learning_rate * rate_share(step, n_steps, settings.warmup, settings.decay)
             for group in optimizer.param_groups:
