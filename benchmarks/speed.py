@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
@@ -129,7 +130,8 @@ def measure(
     slow = SLOW[device.type]
     contest.run(f"(a) two pipelines, batch size {best}", model.encoder, lambda part: pipelines.run(part, best), n=slow)
     one_by_one = "(b) khabar, one article at a time"
-    contest.run(one_by_one, model.encoder, _as_a_command(lambda part: [tagger.tag(text) for text in part]), n=slow)
+    with _as_a_command():
+        contest.run(one_by_one, model.encoder, lambda part: [tagger.tag(text) for text in part], n=slow)
     if (missing := _without_spacy()) is None:
         from spacy_pipeline import spacy_pipeline
 
@@ -137,30 +139,32 @@ def measure(
         contest.run(
             "(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)), n=slow
         )
-    contest.run("(d) khabar's engine", model, _as_a_command(partial(_tag, tagger)), warm=WARM_UP[device.type])
-    if tagger.workers:
-        contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
+    with _as_a_command():
+        contest.run("(d) khabar's engine", model, partial(_tag, tagger), warm=WARM_UP[device.type])
+        if tagger.workers:
+            contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
     if device.type == "cuda":
         run_alone("(d) its passes alone", contest, tagger)
     if device.type == "cpu" and can_prepack():
         plain = deepcopy(model)
         contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
     others: dict[str, Tagger] = {}
-    if device.type == "cpu":
-        others["(d) in bfloat16"] = Tagger(model, tagger.tokenizer, bf16=True)
-    if compiled:
-        others |= compiled_taggers(tagger)
-    others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
     checked = [Article(text=text) for text in texts[:CHECKED]]
     reports = {}
-    for name, other in others.items():
-        with other:
-            contest.run(name, other.model, _as_a_command(partial(_tag, other)), warm=WARM_UP[device.type])
-            if device.type == "cuda":
-                run_alone(f"{name}, its passes alone", contest, other)
-            reports[name] = compare(tagger, other, checked)
-    alone = [tagger.tag(article).to_json() for article in checked]
-    together = [article.to_json() for article in tagger.tag_many(checked)]
+    with _as_a_command():
+        if device.type == "cpu":
+            others["(d) in bfloat16"] = Tagger(model, tagger.tokenizer, bf16=True)
+        if compiled:
+            others |= compiled_taggers(tagger)
+        others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
+        for name, other in others.items():
+            with other:
+                contest.run(name, other.model, partial(_tag, other), warm=WARM_UP[device.type])
+                if device.type == "cuda":
+                    run_alone(f"{name}, its passes alone", contest, other)
+                reports[name] = compare(tagger, other, checked)
+        alone = [tagger.tag(article).to_json() for article in checked]
+        together = [article.to_json() for article in tagger.tag_many(checked)]
     same = agreement(tagger, pipelines, texts[:CHECKED])
 
     print(f"\n{shape}: {len(texts):,} articles, {contest.n_pieces:,} pieces; {machine(device)}")
@@ -234,17 +238,14 @@ def measure_memory(texts: Sequence[str], count: int, options: argparse.Namespace
     return result
 
 
-def _as_a_command(work: Callable[[Sequence[str]], object]) -> Callable[[Sequence[str]], object]:
+@contextmanager
+def _as_a_command() -> Iterator[None]:
     """Let khabar work as its commands do, whose float32 products are oneDNN's where that is faster; others do not."""
-
-    def run(texts: Sequence[str]) -> object:
-        multiply_by_onednn()
-        try:
-            return work(texts)
-        finally:
-            torch.set_float32_matmul_precision("highest")
-
-    return run
+    multiply_by_onednn()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def _tag(tagger: Tagger, texts: Sequence[str]) -> list[TaggedArticle]:

@@ -33,6 +33,7 @@ from khabar.models.article import Article
 from khabar.models.crf import LinearChainCRF
 from khabar.models.encoding import encode_articles
 from khabar.models.errors import KhabarError
+from khabar.models.ranges import check_range
 
 MOST_USUAL = 14  # processes: as many as one process at a GPU keeps busy
 LOOK_SECONDS = 5.0  # between looks at whether the process that is waited for is still there
@@ -172,8 +173,7 @@ class Workers:
     """
 
     def __init__(self, n: int, work: TextWork, *, spare_short: bool = False) -> None:
-        if n < 0:
-            raise KhabarError(f"workers must be at least 0, got {n}")
+        check_range("workers", n, at_least=0)
         self.n = n
         self.spare_short = spare_short
         self._work = work

@@ -37,15 +37,19 @@ def check_range(
     """
     if value is None:
         return
-    inside = (
-        not math.isnan(value)
-        and (at_least is None or value >= at_least)
-        and (above is None or value > above)
-        and (at_most is None or value <= at_most)
-        and (below is None or value < below)
-    )
+    seen = str(value)
+    try:
+        inside = (
+            not math.isnan(value)
+            and (at_least is None or value >= at_least)
+            and (above is None or value > above)
+            and (at_most is None or value <= at_most)
+            and (below is None or value < below)
+        )
+    except TypeError:  # it is no number, whatever is promised
+        inside, seen = False, repr(value)
     if not inside:
-        raise error(f"{name} is {value}, must be {_words(at_least, above, at_most, below)}")
+        raise error(f"{name} is {seen}, must be {_words(at_least, above, at_most, below)}")
 
 
 def check_choice(name: str, value: str, allowed: Collection[str]) -> None:

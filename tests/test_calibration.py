@@ -248,14 +248,26 @@ def test_with_too_few_of_everything_nothing_changes():
     assert (config.topic_temperatures, config.topic_thresholds, config.topic_bands) == before
 
 
+def test_one_article_is_too_few_however_many_segments_it_has():
+    tagger, articles = scripted(100)
+    logits = np.concatenate([tagger.logits[article.id] for article in articles])
+    segments = tuple(
+        replace(segment, start=5 * i, end=5 * i + 4)
+        for i, segment in enumerate(segment for article in articles for segment in article.segments)
+    )
+    one = Article(id="0", text="خبر. " * len(segments), segments=segments)
+    with pytest.raises(TooFewExamplesError, match="too few articles to calibrate on: 1 with topics; allowed: at"):
+        calibrate(Scripted(["a", "b"], {"0": logits}), [one])
+
+
 def test_thresholds_are_for_segments_where_articles_have_no_topics_themselves():
     tagger, articles = scripted(100)
     alone = [replace(article, topics=None) for article in articles]
     report = calibrate(tagger, alone)
-    assert (report.n_articles, report.decisions.n) == (0, 200)
+    assert (report.n_articles, report.n_segments, report.decisions.n) == (100, 200, 200)
     mixed = calibrate(tagger, [*articles[:30], *alone[30:]])
-    assert (mixed.n_articles, mixed.decisions.n, mixed.segments.n) == (30, 30 + 140, 200)
-    assert "30 articles and 140 segments" in render_calibration(mixed)
+    assert (mixed.n_articles, mixed.n_segments, mixed.decisions.n, mixed.segments.n) == (100, 140, 30 + 140, 200)
+    assert "100 articles, by 140 segments where they have no topics of their own" in render_calibration(mixed)
     assert calibrate(tagger, articles).decisions.n == 100
 
 

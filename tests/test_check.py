@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -283,6 +284,35 @@ def test_copies_in_another_file_are_leaks(tmp_path):
     assert found[0].message.startswith(f"is a near-duplicate of {train}:1 (a); ")
     # The same file named twice is one file.
     assert check_files([train, train]).findings == []
+
+
+def test_of_many_copies_each_is_compared_with_the_first_that_differs(tmp_path):
+    pytest.importorskip("datasketch", reason="needs khabar[duplicates]")
+    random = Random(0)
+    texts = [LONG, LONG + ".", "وكالة الساحل: " + LONG]
+    labels = [None, [], [entity(LONG, "الزراعة", "ORG")], [entity(LONG, "العاصمة", "LOC")]]
+    rows = []
+    for number in range(60):
+        text = random.choice(texts)
+        row = {"id": str(number), "text": text, "topics": random.choice([None, [], ["x"], ["x", "y"]])}
+        row["entities"] = random.choice(labels) if text != texts[2] else None
+        rows.append({key: value for key, value in row.items() if value is not None})
+    files = [write(tmp_path / f"{n}.jsonl", rows[20 * n : 20 * n + 20]) for n in range(3)]
+    ignored = [kind for kind in KINDS if kind not in ("conflict", "near-conflict", "leak", "duplicate", "format")]
+    found = {
+        (one.file, one.line): one.message for one in check_files(files, ignore=ignored).findings if "conf" in one.kind
+    }
+
+    def differ(one, two):
+        keys = ("topics", "entities") if one["text"] == two["text"] else ("topics",)
+        return any(key in one and key in two and one[key] != two[key] for key in keys)
+
+    places = [(files[number // 20], number % 20 + 1) for number in range(60)]
+    for number, row in enumerate(rows):
+        first = next((other for other in range(number) if differ(rows[other], row)), None)
+        assert (places[number] in found) == (first is not None)
+        if first is not None:
+            assert f"{places[first][0]}:{places[first][1]} ({first})" in found[places[number]]
 
 
 def test_without_the_package_for_duplicates_the_rest_is_checked(monkeypatch, tmp_path):

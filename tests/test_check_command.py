@@ -144,10 +144,17 @@ def test_line_ends_become_those_of_unix(tmp_path):
     assert [change.message for change in changes] == ["2 lines ended with CR LF; now with LF"]
 
 
-def test_a_line_with_half_a_surrogate_pair_can_be_fixed(tmp_path):
-    path = write(tmp_path / "a.jsonl", '{"text": "خبر \\ud800", "topics": ["x", "x"]}')
-    (copy,), _ = fix_files([path], tmp_path / "fixed")
-    assert rows_of(copy) == [{"text": "خبر \ud800", "topics": ["x"]}]
+def test_lines_that_are_no_articles_stay_as_they_are(tmp_path):
+    lines = [
+        '{"id": "q1", "title": "خبر"}',
+        '{"id": "q2", "title": "خبر"}',
+        '{"id": 7, "text": "زار", "topics": ["x", "x"]}',
+        '{"text": "خبر \\ud800", "topics": ["x", "x"]}',
+    ]
+    path = write(tmp_path / "a.jsonl", *lines)
+    (copy,), changes = fix_files([path], tmp_path / "fixed")
+    assert copy.read_text(encoding="utf-8").splitlines() == lines
+    assert changes == []
 
 
 def test_no_file_is_replaced(tmp_path):

@@ -340,6 +340,17 @@ def test_brat_ids_that_cannot_be_file_names_are_counted(tmp_path):
     ]
 
 
+def test_an_id_of_more_bytes_than_a_file_name_may_have_is_replaced(tmp_path):
+    articles = [
+        Article(id="国" * 99, text="زار بغداد", entities=()),
+        Article(id="خبر" * 33, text="زار دمشق", entities=()),
+    ]
+    losses = Losses()
+    FORMATS["brat"].write(articles, tmp_path / "out", losses)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.txt")) == ["article-1.txt", f"{'خبر' * 33}.txt"]
+    assert losses == {"ids that cannot be file names": 1}
+
+
 # CSV
 
 

@@ -1,12 +1,17 @@
 """Corpora: YAML lists of sources, label maps, and how every wrong thing in them is named."""
 
 import json
+import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from khabar.models.article import Article, Entity
 from khabar.models.errors import CorpusError, KhabarError
+from khabar.training import label_checks
 from khabar.training.convert.formats import FORMATS
 from khabar.training.corpora import Annotation, as_gold, load_corpora, load_corpus
 from khabar.training.label_checks import lookalikes
@@ -320,6 +325,13 @@ def test_labels_that_are_spelt_alike(one, other):
 )
 def test_labels_that_are_not(labels):
     assert lookalikes(labels) == []
+
+
+@given(st.sets(st.text("abcAB1-", min_size=1, max_size=7), max_size=30))
+def test_no_pair_that_is_spelt_alike_is_missed(labels):
+    spelt = {label: re.sub(r"[\W_]+", "", label.casefold()) for label in labels}
+    expected = [pair for pair in combinations(sorted(labels), 2) if label_checks._alike(*map(spelt.get, pair))]
+    assert lookalikes(labels) == expected
 
 
 def test_a_slip_in_a_map_is_pointed_out(tmp_path, caplog):

@@ -220,6 +220,7 @@ def test_a_dev_without_the_new_labels_does_not_choose_the_epoch(train_settings, 
         "some are new to the model, so the last epoch is kept, not the best on dev"
     ) in caplog.messages
     assert result.metrics["best_epoch"] == len(result.metrics["history"]) == 3
+    assert "chose the epoch" not in (result.folder / "README.md").read_text(encoding="utf-8")
     with pytest.raises(KhabarError, match="--seeds compares runs on dev; allowed: a dev set with examples of all new"):
         train_seeds(replace(settings, output=str(tmp_path / "seeds")), 2, progress_bar=False)
 

@@ -18,6 +18,7 @@ from khabar.models.ranges import check_choice, check_range
         (math.inf, {"above": 0, "below": math.inf}, "x is inf, must be above 0"),
         (math.nan, {"above": 0}, "x is nan, must be above 0"),
         (math.nan, {"at_most": 1}, "x is nan, must be at most 1"),
+        ("2", {"at_least": 0}, "x is '2', must be at least 0"),
     ],
 )
 def test_what_is_outside_is_named_with_its_range(value, bounds, words):

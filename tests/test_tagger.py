@@ -181,7 +181,7 @@ def test_a_saved_model_tags_the_same(tagger, tiny_model_folder):
     assert loaded.entity_labels == ["LOCATION", "PERSON", "تاريخ"]
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "mps", "meta"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "mps", "meta", None])
 def test_an_unknown_device_is_refused(tiny_model_folder, device):
     with pytest.raises(DeviceError, match="must be auto, cpu, cuda or cuda:N"):
         load(tiny_model_folder, device=device)

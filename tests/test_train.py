@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,25 @@ def test_stopped_while_it_saves_it_leaves_no_mixture_and_resumes(settings, monke
     assert {path.name for path in folder.iterdir()} == FILES
     assert load(folder, device="cpu").topics == ["attack", "statement"]
     assert not torch.equal(before["crf.transition"], weights(folder)["crf.transition"])
+
+
+def test_killed_while_it_tidies_up_it_leaves_nothing_that_looks_whole(settings, monkeypatch):
+    remove = shutil.rmtree
+
+    def killed(path, **options):
+        if Path(path).name == ".checkpoints-done" and Path(path).exists():
+            remove(Path(path) / "finished")
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(settings, epochs=1), progress_bar=False)
+    monkeypatch.undo()
+    assert load(settings.output, device="cpu").topics == ["attack", "statement"]
+    assert not Path(settings.output, "checkpoints").exists()
+    folder = train(replace(settings, epochs=1), overwrite=True, progress_bar=False).folder
+    assert {path.name for path in folder.iterdir()} == FILES
 
 
 def test_a_best_model_outlives_a_kill_until_a_checkpoint_names_a_better_one(tmp_path):

@@ -314,7 +314,7 @@ def test_workers_do_not_outlive_a_killed_parent(tiny_model_folder):
 
 
 def test_the_number_of_workers_is_checked(tiny_model, tokenizer):
-    with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="workers is -1, must be at least 0"):
         Tagger(tiny_model, tokenizer, workers=-1)
     with Tagger(tiny_model, tokenizer, workers=64) as tagger:
         tagger.tag("عاجل")

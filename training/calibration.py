@@ -25,6 +25,7 @@ DEFAULT_CERTAINTY = 0.95
 # points to either side: a threshold of their own would follow chance.
 MIN_EXAMPLES = 20
 N_FOLDS = 10
+_FEWEST_ARTICLES = 2
 _FOLD_SEED = 0
 
 
@@ -71,6 +72,11 @@ def calibrate(
             f"too few examples to calibrate on: of {n:,} decisions {n_topics:,} are for a topic; allowed: at least "
             f"{MIN_EXAMPLES} for, and as many against"
         )
+    if scores.n_articles < _FEWEST_ARTICLES:
+        raise TooFewExamplesError(
+            f"too few articles to calibrate on: {scores.n_articles} with topics; allowed: at least {_FEWEST_ARTICLES}, "
+            "so that some can be held out"
+        )
     fitter = _Fitter(
         own=tuple(_enough(column) for column in scores.decisions.gold.T),
         wanted_precision=wanted_precision,
@@ -99,7 +105,8 @@ def calibrate(
         shared=[topic for topic, alone in zip(topics, fitter.own, strict=True) if not alone],
         decisions=compare(scores.decisions),
         segments=compare(scores.segment),
-        n_articles=len(scores.article.gold),
+        n_articles=scores.n_articles,
+        n_segments=len(scores.decisions.gold) - len(scores.article.gold),
         n_folds=n_folds,
         wanted_precision=wanted_precision,
         certainty=certainty,

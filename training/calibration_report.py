@@ -82,16 +82,18 @@ class CalibrationReport:
     """What was fitted, and what it is worth.
 
     Attributes:
-        n_articles: Articles whose own topics are annotated.
+        n_articles: Articles with annotated topics, their own or those of segments.
+        n_segments: Annotated segments of those that have no topics of their own.
         n_folds: Folds of the held-out measures.
         wanted_precision: What thresholds were chosen by; None for the best F1.
         certainty: What bands were chosen by.
         topics: One entry a topic, in the model's order.
-        decisions: What thresholds are for: those articles, and the segments of the others. None without any.
+        decisions: What thresholds are for: articles with topics of their own, and those segments.
         segments: All annotated segments. None without any.
     """
 
     n_articles: int
+    n_segments: int
     n_folds: int
     wanted_precision: float | None
     certainty: float
@@ -111,6 +113,7 @@ def build_report(
     decisions: Compared,
     segments: Compared,
     n_articles: int,
+    n_segments: int,
     n_folds: int,
     wanted_precision: float | None,
     certainty: float,
@@ -122,7 +125,8 @@ def build_report(
         shared: The topics whose fit is shared.
         decisions: The decisions that thresholds are for.
         segments: All annotated segments, maybe none.
-        n_articles: As `CalibrationReport` describes it, like the three that follow.
+        n_articles: As `CalibrationReport` describes it, like the four that follow.
+        n_segments: Likewise.
         n_folds: Likewise.
         wanted_precision: Likewise.
         certainty: Likewise.
@@ -142,6 +146,7 @@ def build_report(
         )
     return CalibrationReport(
         n_articles=n_articles,
+        n_segments=n_segments,
         n_folds=n_folds,
         wanted_precision=wanted_precision,
         certainty=certainty,
@@ -212,8 +217,9 @@ def _cells(measures: Measures) -> list[str]:
 
 def _title(report: CalibrationReport) -> str:
     aim = "the best F1" if report.wanted_precision is None else f"a precision of {report.wanted_precision:.2f}"
-    n_segments = report.decisions.n - report.n_articles
-    n = f"{report.n_articles:,} articles" + (f" and {n_segments:,} segments" if n_segments else "")
+    n = f"{report.n_articles:,} articles"
+    if report.n_segments:
+        n += f", by {report.n_segments:,} segments where they have no topics of their own"
     return f"thresholds for {aim} on {n}; bands for {100 * report.certainty:g} % right outside them"
 
 

@@ -87,11 +87,13 @@ def _scores(metrics: Mapping[str, Any]) -> list[str]:
         return ["## Scores", "Not measured: the run had no dev set."]
     anew = "dev_thresholds_fitted" in metrics  # by a calibration after training, which noted this
     fitted = metrics["dev_thresholds_fitted"] if anew else bool(metrics["calibration"])
+    epoch = "the epoch" if metrics.get("epoch_chosen_on_dev", True) else ""  # 0.15 and before did not say
+    chosen = " and ".join(filter(None, [epoch, "the thresholds" if fitted else ""]))
     note = (
         f"On {metrics['settings']['dev']} ({report['articles']:,} articles), in percent. Intervals hold 95 % of "
         f"{report['bootstrap']['resamples']:,} bootstrap resamples of the articles; there is none for a label that "
-        f"fewer than {FEWEST_ARTICLES} articles have. The same articles chose the epoch"
-        f"{' and the thresholds' if fitted else ''}, so scores on others will be lower."
+        f"fewer than {FEWEST_ARTICLES} articles have."
+        f"{f' The same articles chose {chosen}, so scores on others will be lower.' if chosen else ''}"
         f"{' Those of topics are from before the calibration below.' if anew else ''}"
     )
     sections = ["## Scores", note]

@@ -6,6 +6,9 @@ Turns the articles of one or several files into findings. What stands in one art
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from operator import itemgetter
+from typing import TypeVar
 
 from khabar.inference.duplicates import near_duplicates, normalised_words
 from khabar.models.article import Article
@@ -14,6 +17,8 @@ from khabar.models.messages import show
 from khabar.training.check_finding import Finding, PlacedArticle
 from khabar.training.dates import READABLE, day_of
 from khabar.training.label_checks import lookalikes
+
+T = TypeVar("T")
 
 # A label is taken for a slip where its name has it in so small a share: of 20 times once, of 19 never.
 SLIP = 0.05
@@ -56,19 +61,47 @@ def _copies(articles: Sequence[PlacedArticle]) -> Iterator[Finding]:
         yield Finding(kind="not-compared", message=str(error))
         return
     for group in groups:
-        for position in range(1, len(group)):
-            placed = articles[group[position]]
-            before = [articles[number] for number in group[:position]]
-            elsewhere = next((other for other in before if other.file != placed.file), None)
+        before = _Earlier()
+        for number in group:
+            placed = articles[number]
+            elsewhere = next((other for file, other in before.of_file.items() if file != placed.file), None)
             if elsewhere is not None:
                 yield placed.finding(
                     "leak",
                     f"{_likeness(placed, elsewhere)} {elsewhere}; if one file is trained on and the other measured "
                     "on, that flatters the model (khabar data split keeps such articles together)",
                 )
-            else:
-                yield placed.finding("duplicate", f"{_likeness(placed, before[0])} {before[0]}")
-            yield from _conflicts(placed, before)
+            elif (first := before.of_file.get(placed.file)) is not None:
+                yield placed.finding("duplicate", f"{_likeness(placed, first)} {first}")
+            yield from _conflicts(placed, before.to_compare(placed.article))
+            before.add(number, placed)
+
+
+class _Earlier:
+    """The articles of a story so far: of those that say the same of their text, the first stands for all."""
+
+    def __init__(self) -> None:
+        self.of_file: dict[str, PlacedArticle] = {}
+        self._of_topics: dict[frozenset[str] | None, tuple[int, PlacedArticle]] = {}
+        self._of_text: dict[str, dict[object, tuple[int, PlacedArticle]]] = defaultdict(dict)
+
+    def add(self, number: int, placed: PlacedArticle) -> None:
+        """Add one, by its number in the order of all."""
+        article, found = placed.article, (number, placed)
+        topics = _frozen(topics_of(article))
+        self.of_file.setdefault(placed.file, placed)
+        self._of_topics.setdefault(topics, found)
+        self._of_text[article.text].setdefault((topics, _frozen(article.entities)), found)
+
+    def to_compare(self, article: Article) -> Iterator[PlacedArticle]:
+        """Give those that an article has to be compared with, in their order: the first that differs is among them."""
+        same_text = self._of_text[article.text].values() if article.text in self._of_text else ()
+        for _, placed in merge(same_text, self._of_topics.values(), key=itemgetter(0)):
+            yield placed
+
+
+def _frozen(values: Iterable[T] | None) -> frozenset[T] | None:
+    return None if values is None else frozenset(values)
 
 
 def _likeness(placed: PlacedArticle, other: PlacedArticle) -> str:

@@ -1,7 +1,7 @@
 """Puts right what can be put right without looking: writes corrected copies of files of articles.
 
 Turns lines of JSON into the same lines, corrected or, for an exact duplicate, left out, and says each change. Never
-touches a text, nor a label that says something; lines it cannot read stay as they are.
+touches a text, nor a label that says something; lines that are no articles, corrected or not, stay as they are.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from khabar.inference.sinks import whole_file
+from khabar.models.article import parse_article
 from khabar.models.article_reader import parse_json, read_lines
 from khabar.models.errors import KhabarError, Problem
 from khabar.models.messages import show
@@ -66,16 +67,15 @@ def _fixed_lines(file: str, changes: list[Problem]) -> Iterator[bytes]:
             row = parse_json(kept)
         except ValueError:
             row = None
-        if isinstance(row, dict):
-            messages = list(_fix(row))
+        messages = list(_fix(row)) if isinstance(row, dict) else []
+        if isinstance(row, dict) and parse_article(row)[0] is not None:
             earlier = first.setdefault(_content(row), number)
             if earlier != number:
                 changes.append(Problem(file=file, line=number, message=f"left out: equal to line {earlier}"))
                 continue
             changes += [Problem(file=file, line=number, message=message) for message in messages]
             if messages:
-                # Half a surrogate pair can be spelled with \u alone; a line that has any keeps that spelling.
-                kept = json.dumps(row, ensure_ascii=b"\\u" in kept).encode()
+                kept = json.dumps(row, ensure_ascii=False).encode()
         yield kept + b"\n"
     if n_carriage_returns:
         message = f"{n_carriage_returns:,} lines ended with CR LF; now with LF"

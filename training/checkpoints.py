@@ -139,7 +139,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove everything; the run is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_working_folder(self.folder)
 
     def _refuse_others(self, name: str, now: dict[str, Any], how: str) -> None:
         file = self.folder / name
@@ -148,6 +148,14 @@ class Checkpoints:
 
     def _checkpoints(self) -> list[Path]:
         return list(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+def remove_working_folder(folder: Path) -> None:
+    """Remove a run's working folder at once: what a kill left of one, a run that goes on would take for whole."""
+    done_with = folder.with_name(f".{folder.name}-done")
+    shutil.rmtree(done_with, ignore_errors=True)
+    folder.replace(done_with)
+    shutil.rmtree(done_with)
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], refusal: str) -> None:

@@ -6,6 +6,7 @@ Turns what sources declare and what they hold into the model's labels and into m
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 
@@ -43,7 +44,13 @@ def lookalikes(labels: Collection[str]) -> list[tuple[str, str]]:
     which one letter tells apart, and so are numbered ones.
     """
     letters = {label: _SIGNS.sub("", label.casefold()) for label in sorted(labels)}
-    return [(one, other) for one, other in combinations(letters, 2) if _alike(letters[one], letters[other])]
+    # Spellings that are alike have one in common, whole or without a letter.
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for label, spelt in letters.items():
+        for key in {spelt, *(spelt[:n] + spelt[n + 1 :] for n in range(len(spelt)) if len(spelt) >= _CODE)}:
+            sharing[key].append(label)
+    pairs = {pair for found in sharing.values() for pair in combinations(found, 2)}
+    return sorted((one, other) for one, other in pairs if _alike(letters[one], letters[other]))
 
 
 def label_problems(

@@ -31,7 +31,7 @@ from khabar.training.bootstrap import RESAMPLES
 from khabar.training.building import build_model
 from khabar.training.calibration import TooFewExamplesError, calibrate
 from khabar.training.card import render_card
-from khabar.training.checkpoints import Checkpoints
+from khabar.training.checkpoints import Checkpoints, remove_working_folder
 from khabar.training.evaluate import evaluate
 from khabar.training.growing import Change, compare_known, refuse_drops
 from khabar.training.loop import Run, Watcher, make_accelerator
@@ -178,7 +178,7 @@ def release(settings: TrainSettings, finished: Path, metrics: Mapping[str, Any],
     rejected = output / "rejected"
 
     def tidy_up() -> None:
-        shutil.rmtree(work)
+        remove_working_folder(work)
         remove_stores(examples_folder(settings))
 
     def move() -> None:
@@ -269,6 +269,7 @@ def _write_finished(settings: TrainSettings, material: Material, run: Run, check
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "best_epoch": progress.best_epoch,
+        "epoch_chosen_on_dev": material.dev_can_choose,
         "history": progress.history,
         "calibration": calibration,
         "dev": report,

@@ -17,6 +17,7 @@ from khabar.models.messages import show
 from khabar.training.convert.gathering import Gatherer, Losses, same_name
 
 _NAME = re.compile(r"\w[\w.-]{0,99}")
+_LONGEST_NAME = 240  # bytes: file systems take 255, with the ending
 _LABEL = re.compile("[a-zA-Z0-9_-]+")  # brat takes no other as a type
 _SPANS = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
 # No line of an .ann file can hold these, so that a name around one is written in fragments.
@@ -76,7 +77,7 @@ def _names(articles: Sequence[Article], losses: Losses) -> list[str]:
     number = 0
     for article in articles:
         name = article.id or ""
-        if not _NAME.fullmatch(name) or name.casefold() in used:
+        if not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST_NAME or name.casefold() in used:
             losses["ids that cannot be file names"] += article.id is not None
             number += 1
             while (name := f"article-{number}") in taken:

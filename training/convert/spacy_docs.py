@@ -6,6 +6,7 @@ exactly. Knows nothing of pipelines. Offsets count code points.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -118,7 +119,7 @@ def _tokens(text: str, starts: Collection[int], ends: Collection[int]) -> tuple[
         if gap.startswith(" ") and words and place not in starts and place + 1 not in ends:
             spaces[-1] = True
             place += 1
-        cuts = [place, *(edge for edge in edges if place < edge < end), end]
+        cuts = [place, *edges[bisect_right(edges, place) : bisect_left(edges, end)], end]
         runs = [text[first:last] for first, last in pairwise(cuts) if first < last]
         if piece is not None:
             runs.append(text[slice(*piece)])

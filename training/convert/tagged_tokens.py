@@ -4,7 +4,9 @@ Writes three columns, token, spacing and tag: programs that take the first and t
 text comes back exactly. Knows nothing of topics: the format has no place for them.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from khabar.models.article import Article, Entity
@@ -15,6 +17,9 @@ from khabar.training.conll import iter_conll
 from khabar.training.convert.gathering import Losses
 from khabar.training.convert.pieces import cut_words, gaps_around
 from khabar.training.convert.spacing import natural_spaces, write_gaps
+
+_NOT_ANNOTATED = "articles without annotated entities: as tagged tokens they would say that there are none"
+_WITHOUT_WORDS = "articles without a word"
 
 
 def read(path: Path, losses: Losses) -> list[Article]:
@@ -38,7 +43,7 @@ def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
     blocks = []
     for article in articles:
         if article.entities is None:
-            losses["articles without annotated entities: as tagged tokens they would say that there are none"] += 1
+            losses[_NOT_ANNOTATED] += 1
             continue
         for entity in article.entities:
             if len(entity.label.split()) != 1:
@@ -46,21 +51,23 @@ def write(articles: Sequence[Article], path: Path, losses: Losses) -> None:
         edges = (offset for entity in article.entities for offset in (entity.start, entity.end))
         pieces = cut_words(article.text, edges)
         if not pieces:
-            losses["articles without a word"] += 1
+            losses[_WITHOUT_WORDS] += 1
             continue
         tokens = [article.text[start:end] for start, end in pieces]
         spacing = write_gaps(gaps_around(article.text, pieces))
         rows = zip(tokens, spacing, _tags(pieces, article.entities, losses), strict=True)
         blocks.append("".join("\t".join(row) + "\n" for row in rows))
     if not blocks:
-        raise KhabarError(f"nothing can be written: {'; '.join(f'{n:,} {what}' for what, n in losses.items() if n)}")
+        reasons = (f"{losses[what]:,} {what}" for what in (_NOT_ANNOTATED, _WITHOUT_WORDS) if losses[what])
+        raise KhabarError(f"nothing can be written: {'; '.join(reasons)}")
     path.write_text("\n".join(blocks), encoding="utf-8", newline="")
 
 
 def _tags(pieces: Sequence[Span], entities: Sequence[Entity], losses: Losses) -> list[str]:
     tags = ["O"] * len(pieces)
     for entity in entities:
-        inside = [i for i, (start, end) in enumerate(pieces) if entity.start <= start and end <= entity.end]
+        first = bisect_left(pieces, entity.start, key=itemgetter(0))
+        inside = range(first, bisect_right(pieces, entity.end, lo=first, key=itemgetter(1)))
         if not inside:
             losses["entities without a visible character"] += 1
             continue
