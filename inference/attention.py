@@ -59,7 +59,7 @@ def suit_attention(model: nn.Module, *, by_onednn: bool = True) -> None:
 def compile_attention(model: nn.Module) -> None:
     """Let torch.compile take attention that is written out as one step, for whoever calls that.
 
-    What it would make of the steps written out is slower, and of torch's own kernel no faster.
+    Else it compiles torch's own kernel in, which multiplies slowly.
 
     Args:
         model: A model that `suit_attention` has seen; where nothing is written out, nothing changes.
