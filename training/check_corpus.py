@@ -95,9 +95,8 @@ class _Earlier:
 
     def to_compare(self, article: Article) -> Iterator[PlacedArticle]:
         """Give those that an article has to be compared with, in their order: the first that differs is among them."""
-        same_text = self._of_text[article.text].values() if article.text in self._of_text else ()
-        for _, placed in merge(same_text, self._of_topics.values(), key=itemgetter(0)):
-            yield placed
+        same_text = self._of_text.get(article.text, {}).values()
+        return (placed for _, placed in merge(same_text, self._of_topics.values(), key=itemgetter(0)))
 
 
 def _frozen(values: Iterable[T] | None) -> frozenset[T] | None:

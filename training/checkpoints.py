@@ -155,7 +155,7 @@ def remove_working_folder(folder: Path) -> None:
     done_with = folder.with_name(f".{folder.name}-done")
     shutil.rmtree(done_with, ignore_errors=True)
     folder.replace(done_with)
-    shutil.rmtree(done_with)
+    shutil.rmtree(done_with, ignore_errors=True)  # the model is saved: what cannot be removed now goes the next time
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], refusal: str) -> None:
