@@ -17,6 +17,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
 
@@ -133,9 +134,14 @@ class _Pool(ProcessPoolExecutor):
     def processes(self) -> Sequence[Any]:
         return list((self._processes or {}).values())
 
+    @property
+    def has_lost_one(self) -> bool:
+        """Whether a process has ended; the pool's own thread may not have seen it yet."""
+        return bool(wait([process.sentinel for process in self.processes], timeout=0))
+
     def look(self) -> None:
         """See whether a process has ended unseen; then end all, so that everyone who waits is told."""
-        if not self._broken and not all(process.is_alive() for process in self.processes):
+        if not self._broken and self.has_lost_one:
             self._give_up(self.processes, self._result_queue)
 
     def end(self) -> None:
@@ -246,7 +252,7 @@ class Workers:
         self, step: Callable[..., Any], arguments: Sequence[Any], *, again: bool = True
     ) -> tuple[_Pool, Future[_Packed]]:
         try:
-            if self._pool is None:
+            if self._pool is None or self._pool.has_lost_one:
                 self._pool = _Pool(self.n, _context(), initializer=_start, initargs=(self._work.parts(),))
             return self._pool, self._pool.submit(_do, step, arguments)
         except BrokenProcessPool as error:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import _ExecutorManagerThread
 from functools import partial
 
 import psutil
@@ -264,7 +265,16 @@ def test_a_worker_that_ends_while_it_sends_a_result_is_an_error_and_no_hang(crew
 
 
 @pytest.mark.slow
-def test_a_worker_that_ended_while_nobody_waited_is_replaced(crew):
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_a_worker_that_ended_while_nobody_waited_is_replaced(crew, monkeypatch, seconds):
+    waited = _ExecutorManagerThread.wait_result_broken_or_wakeup
+
+    def seen_late(thread):
+        result_item, is_broken, cause = waited(thread)
+        time.sleep(seconds * is_broken)
+        return result_item, is_broken, cause
+
+    monkeypatch.setattr(_ExecutorManagerThread, "wait_result_broken_or_wakeup", seen_late)
     assert len(next(crew.tag_chunks(CHUNKS[3:4]))) == 3
     child = children()[0]
     child.kill()
