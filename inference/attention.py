@@ -1,14 +1,15 @@
 """Ways of attending that suit a device better than the one torch would choose there.
 
 On some CPUs two products and a softmax are faster than torch's fused kernel. On a GPU torch may choose cuDNN's, which
-plans anew for each shape that it meets, and articles come in thousands of shapes. Changes how a transformers model
+plans anew for each shape that it meets, and articles come in thousands of shapes; and with padding it never chooses
+flash attention, which is the fastest and can be told how much is seen. Changes how a transformers model
 attends, not to what. Knows nothing of texts, or of what asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any, cast
 
@@ -25,7 +26,10 @@ _WRITTEN_OUT, _AS_ONE_STEP, _ON_GPU = "khabar_written_out", "khabar_as_one_step"
 _OP = "khabar::attend"
 _MOST_SCORES = 2**20  # at a time, or a head's: what a cache holds
 _LONGEST = 2048  # pieces; torch's kernel never holds all of a head's scores
-_ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernel
+_ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernels
+_WIDEST = 256  # of a head, for the GPU's flash attention
+_HALVES = (torch.bfloat16, torch.float16)  # what it computes in
+_LENGTHS = torch.int32  # of a mask that says how many pieces of each row are seen
 _LEAST_CAPABILITY = (8, 0)  # of a GPU that computes in bfloat16
 
 Way = Callable[..., Tensor | None]  # of attending
@@ -38,8 +42,9 @@ def suit_attention(model: nn.Module, *, by_onednn: bool = True) -> None:
     same library, in bfloat16 too, where it is no faster than in float32; oneDNN is. In bfloat16 scores are rounded
     before the softmax, as in transformers' eager attention. In float32 it is so where the process lets oneDNN multiply.
 
-    On an NVIDIA GPU it is torch's memory-efficient kernel for every batch, and what hides padding is made once a pass,
-    without the computer waiting for the GPU to see whether there is some.
+    On an NVIDIA GPU that computes in half precision, it is flash attention where pieces see all but the padding, which
+    must come last in a row, as in khabar's batches; else torch's memory-efficient kernel. What hides padding is made
+    once a pass, without the computer waiting for the GPU to see whether there is some.
 
     Args:
         model: Any model on the device it is to run on; of it, what attends through torch's kernel is changed.
@@ -131,6 +136,8 @@ def attend(
         attended = way(query, key, value, attention_mask, scaling=scaling, is_causal=is_causal)
         if attended is not None:
             return attended, None
+    if attention_mask is not None and attention_mask.dtype == _LENGTHS:
+        attention_mask = torch.arange(key.shape[2], device=key.device) < attention_mask
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **given)
 
 
@@ -188,20 +195,33 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     return attended
 
 
-def _by_efficient_kernel(
+def _on_gpu(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float | None, is_causal: bool
 ) -> Tensor | None:
-    """Attend by torch's memory-efficient kernel; the mask is what `hide_on_gpu` made."""
-    del is_causal  # then that mask hides what comes later too
-    if not (
-        query.device.type == "cuda"
-        and mask is not None
-        and mask.dtype == query.dtype
-        and mask.stride(-2) % _ALIGNED == 0
-        and query.shape[-1] % _ALIGNED == 0
-        and not torch.is_grad_enabled()
-    ):
+    """Attend by a kernel that torch has, but would not choose; the mask is what `hide_on_gpu` made."""
+    width = query.shape[-1]
+    if query.device.type != "cuda" or mask is None or width % _ALIGNED or torch.is_grad_enabled():
         return None
+    if mask.dtype == _LENGTHS:
+        suits = not is_causal and width <= _WIDEST and query.dtype in _HALVES
+        return _by_flash_kernel(query, key, value, mask.flatten(), scaling) if suits else None
+    # A mask hides what comes later too.
+    suits = mask.dtype == query.dtype and mask.stride(-2) % _ALIGNED == 0
+    return _by_efficient_kernel(query, key, value, mask, scaling) if suits else None
+
+
+def _by_flash_kernel(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, scaling: float | None) -> Tensor:
+    rows, heads, pieces, width = query.shape
+    # The kernel takes rows end to end, and looks no further in each than it is told.
+    laid = [states.transpose(1, 2).reshape(rows * pieces, heads, width) for states in (query, key, value)]
+    starts = torch.arange(0, (rows + 1) * pieces, pieces, dtype=_LENGTHS, device=query.device)
+    attended: Tensor = torch.ops.aten._flash_attention_forward(
+        *laid, starts, starts, pieces, pieces, 0.0, False, False, scale=scaling, seqused_k=lengths
+    )[0]
+    return attended.view(rows, pieces, heads, width)
+
+
+def _by_efficient_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
     rows, heads, pieces, _ = query.shape
     added = mask.expand(rows, heads, pieces, pieces)
     # torch's own choice goes by settings of the whole process, in which cuDNN's kernel comes first.
@@ -212,27 +232,49 @@ def _by_efficient_kernel(
 
 
 attend_written_out, attend_as_one_step = partial(attend, _write_out), partial(attend, _as_one_step)
-attend_on_gpu = partial(attend, _by_efficient_kernel)
+attend_on_gpu = partial(attend, _on_gpu)
 
 
 def hide_on_gpu(**given: Any) -> Tensor | None:
-    """Make a pass's mask, as transformers asks for it; in inference mode as what is added to scores.
+    """Make a pass's mask, as transformers asks for it; in inference mode as what a GPU's kernel takes.
 
     Args:
         given: What transformers' `sdpa_mask` takes.
 
     Returns:
-        (rows, 1, pieces, pieces) in the precision of the pass: zero where a piece looks, else very low. Outside
-        inference mode, or on another device, what `sdpa_mask` gives.
+        For flash attention, (rows, 1, 1, 1) int32: how many pieces are seen of each row. Else (rows, 1, pieces, pieces)
+        in the precision of the pass: zero where a piece looks, else very low. Outside inference mode, or on another
+        device, what `sdpa_mask` gives.
     """
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
-    if not torch.is_inference_mode_enabled() or torch.device(given["device"]).type != "cuda":
+    device = torch.device(given["device"])
+    if not torch.is_inference_mode_enabled() or device.type != "cuda":
         return sdpa_mask(**given)
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else given["dtype"]
+    n_rows, n_pieces, padding = given["batch_size"], given["kv_length"], given.get("attention_mask")
+    if (
+        given["mask_function"] is bidirectional_mask_function
+        and given["q_length"] == n_pieces
+        and (padding is None or padding.shape == (n_rows, n_pieces))
+        and dtype in _HALVES
+        and _has_flash()
+    ):
+        if padding is None:
+            padding = torch.ones(n_rows, n_pieces, dtype=torch.bool, device=device)
+        lengths: Tensor = padding.sum(-1, dtype=_LENGTHS)
+        return lengths[:, None, None, None]
     # Whether all is seen would have to be asked of the GPU, which has other work to do before.
     seen = cast("Tensor", sdpa_mask(**given | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}))
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else given["dtype"]
     return added_to_scores(seen, dtype)
+
+
+@cache
+def _has_flash() -> bool:
+    """Say whether torch was built with flash attention that can be told how much is seen."""
+    built = getattr(torch.backends.cuda, "is_flash_attention_available", bool)()
+    kernel = torch.ops.aten._flash_attention_forward.default
+    return bool(built) and any(argument.name == "seqused_k" for argument in kernel._schema.arguments)
 
 
 def added_to_scores(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, BertConfig, ModernBertConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function
 
 from khabar.inference import attention
 from khabar.inference.attention import (
@@ -287,6 +288,68 @@ def test_a_model_that_comes_back_from_a_gpu_attends_as_before(encoder):
         attention.make_known()
         encoder.set_attn_implementation("khabar_on_gpu")
         torch.testing.assert_close(encode(encoder, enabled=False), expected)
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Masks are made as for passes of a GPU in bfloat16; the attending is torch's."""
+    attention.make_known()
+    made = []
+
+    def hide(**given):
+        made.append(attention.hide_on_gpu(**given | {"device": "cuda", "dtype": torch.bfloat16}))
+        return made[-1]
+
+    monkeypatch.setattr(attention, "_has_flash", lambda: True)
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "khabar_on_gpu", hide)
+    return made
+
+
+def on_gpu(encoder):
+    encoder.set_attn_implementation("khabar_on_gpu")
+    return encoder
+
+
+def test_where_pieces_see_all_but_padding_the_mask_is_its_length(as_on_gpu):
+    encoder = AutoModel.from_config(deepcopy(CONFIGS["bert"])).eval()
+    with torch.inference_mode():
+        expected = encode(encoder)
+        torch.testing.assert_close(encode(on_gpu(encoder)), expected, atol=2e-2, rtol=0)
+    (lengths,) = as_on_gpu
+    assert lengths.dtype == torch.int32
+    assert lengths.flatten().tolist() == [40, 31, 12, 1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dtype": torch.float32},
+        {"mask_function": lambda *_: True},
+        {"q_length": 10},
+        {"attention_mask": torch.ones(3, 9, dtype=torch.bool)},
+    ],
+    ids=["float32", "another pattern", "fewer queries", "a mask of other pieces"],
+)
+def test_other_masks_are_made_whole(as_on_gpu, given, monkeypatch):
+    usual = {"batch_size": 3, "q_length": 11, "kv_length": 11, "mask_function": bidirectional_mask_function}
+    usual |= {"dtype": torch.bfloat16, "attention_mask": MASKS["padded"], "device": "cuda"}
+    monkeypatch.setattr("transformers.masking_utils.sdpa_mask", lambda **_: torch.ones(3, 1, 11, 11, dtype=torch.bool))
+    with torch.inference_mode():
+        assert attention.hide_on_gpu(**usual).shape == (3, 1, 1, 1)
+        whole = attention.hide_on_gpu(**usual | given)
+    assert whole.shape == (3, 1, 11, 11)
+    assert whole.dtype == given.get("dtype", torch.bfloat16)
+
+
+@pytest.mark.gpu
+def test_of_lengths_a_gpu_takes_flash_attention(monkeypatch):
+    encoder = AutoModel.from_config(deepcopy(CONFIGS["bert"])).eval().cuda()
+    suit_attention(encoder)
+    taken, kernel = [], attention._by_flash_kernel
+    monkeypatch.setattr(attention, "_by_flash_kernel", lambda *given: taken.append(1) or kernel(*given))
+    with torch.inference_mode():
+        encode(encoder)
+    assert len(taken) == 3, "one for each layer"
 
 
 @pytest.mark.gpu
