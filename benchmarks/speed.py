@@ -108,12 +108,16 @@ def planned(tagger: Tagger, passes: Forward, texts: Sequence[str]) -> list[Work]
     return passes.plan(encoded)
 
 
-def run_alone(name: str, contest: Contest, tagger: Tagger) -> None:
-    """Time a tagger's forward passes over a chunk of articles that are laid out beforehand."""
-    n_articles = LOOK_AHEAD[tagger.device].articles
-    passes = tagger.passes()
-    works = planned(tagger, passes, contest.texts[:n_articles])
-    contest.run(name, tagger.model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
+def run_engine(name: str, contest: Contest, tagger: Tagger) -> None:
+    """Time a tagger over all articles; with workers also as lines, and on a GPU its passes alone, over a chunk."""
+    contest.run(name, tagger.model, partial(_tag, tagger), warm=WARM_UP[tagger.device])
+    if tagger.workers:
+        contest.run(f"{name}: lines, as `khabar score`", tagger.model, partial(_lines, tagger))
+    if tagger.device == "cuda":
+        n_articles, passes = LOOK_AHEAD["cuda"].articles, tagger.passes()
+        works = planned(tagger, passes, contest.texts[:n_articles])
+        alone = f"{name}: its passes alone"
+        contest.run(alone, tagger.model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
 
 
 def measure(
@@ -140,11 +144,7 @@ def measure(
             "(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)), n=slow
         )
     with _as_a_command():
-        contest.run("(d) khabar's engine", model, partial(_tag, tagger), warm=WARM_UP[device.type])
-        if tagger.workers:
-            contest.run("(d) lines, as `khabar score`", model, partial(_lines, tagger))
-    if device.type == "cuda":
-        run_alone("(d) its passes alone", contest, tagger)
+        run_engine("(d) khabar's engine", contest, tagger)
     if device.type == "cpu" and can_prepack():
         plain = deepcopy(model)
         contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
@@ -159,9 +159,7 @@ def measure(
         others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
         for name, other in others.items():
             with other:
-                contest.run(name, other.model, partial(_tag, other), warm=WARM_UP[device.type])
-                if device.type == "cuda":
-                    run_alone(f"{name}, its passes alone", contest, other)
+                run_engine(name, contest, other)
                 reports[name] = compare(tagger, other, checked)
         alone = [tagger.tag(article).to_json() for article in checked]
         together = [article.to_json() for article in tagger.tag_many(checked)]
