@@ -20,7 +20,7 @@ from torch import nn
 from khabar.inference.positions import Positions
 from khabar.inference.prepared import prepare
 from khabar.inference.tagger import Tagger
-from khabar.models.text import Cutter
+from khabar.models.cutting import Cutter
 
 MB = 2**20
 WATCH_SECONDS = 0.02
@@ -87,7 +87,7 @@ class Contest:
     def __init__(self, tagger: Tagger, texts: Sequence[str]) -> None:
         model = tagger.model
         self.texts, self.device = texts, model.device
-        lengths = [len(pieces) for pieces in Cutter.of(tagger.tokenizer).cut(texts)]
+        lengths = [len(cut.ids) for cut in Cutter.of(tagger.tokenizer).cut(texts)]
         self.n_pieces = sum(lengths)
         self._lengths = lengths
         attended = sum(min(n, model.config.window) * n for n in lengths) / self.n_pieces

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
@@ -18,7 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Labels, Logits, decode
+from khabar.inference.fork_server import start_context
 from khabar.inference.results import TaggedArticle
 from khabar.inference.threads import done_at_once
 from khabar.inference.work import Planning, Sealed, Work
@@ -253,7 +252,7 @@ class Workers:
     ) -> tuple[_Pool, Future[_Packed]]:
         try:
             if self._pool is None or self._pool.has_lost_one:
-                self._pool = _Pool(self.n, _context(), initializer=_start, initargs=(self._work.parts(),))
+                self._pool = _Pool(self.n, start_context(), initializer=_start, initargs=(self._work.parts(),))
             return self._pool, self._pool.submit(_do, step, arguments)
         except BrokenProcessPool as error:
             self._pool = None
@@ -363,25 +362,6 @@ _WHY = (
 
 def _ended() -> KhabarError:
     return KhabarError(f"a worker process ended unexpectedly; {_WHY}")
-
-
-def _context() -> BaseContext:
-    """Give the way to start processes: on Linux from a fork server, with one import of torch for all of them."""
-    if sys.platform != "linux":  # macOS has one too, but its libraries do not bear a fork
-        return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver, resource_tracker
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    resource_tracker.ensure_running()  # or its start, which is part of the other's, would unblock what is blocked here
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server inherits that it does not hear Ctrl-C
-    try:
-        forkserver.ensure_running()
-    except OSError:  # no room for its socket, or this process is itself forked from one that had a server
-        return multiprocessing.get_context("spawn")
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return context
 
 
 _work_here: TextWork | None = None  # in a worker process

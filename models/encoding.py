@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from khabar.models.cutting import Cut, Cutter, span_indices
 from khabar.models.errors import KhabarError
 from khabar.models.segments import split_segments
-from khabar.models.text import Cutter
-from khabar.models.words import split_words
 
 Span = tuple[int, int]
 
@@ -62,10 +61,9 @@ def encode_articles(
     for text in texts:
         _check_unicode(text)
     given = segments if segments is not None else [None] * len(texts)
-    encodings = Cutter.of(tokenizer).cut(texts)
     return [
-        _encode(text, encoding.ids, encoding.offsets, spans or split_segments(text, max_words=max_segment_words))
-        for text, encoding, spans in zip(texts, encodings, given, strict=True)
+        _encode(text, cut, spans or split_segments(text, max_words=max_segment_words))
+        for text, cut, spans in zip(texts, Cutter.of(tokenizer).cut(texts), given, strict=True)
     ]
 
 
@@ -114,30 +112,18 @@ def from_arrays(arrays: Sequence[NDArray[np.int32]]) -> list[EncodedArticle]:
     return articles
 
 
-def _encode(text: str, ids: list[int], offsets: list[Span], segments: Sequence[Span]) -> EncodedArticle:
-    piece_starts = _starts(offsets)
-    words = np.array(split_words(text), dtype=np.int32).reshape(-1, 2)
-    piece_words = _containing(piece_starts, words[:, 0])
-    kept, word_pieces = np.unique(piece_words, return_index=True)
-    piece_segments = _containing(piece_starts, _starts(segments))
+def _encode(text: str, cut: Cut, segments: Sequence[Span]) -> EncodedArticle:
+    segment_starts = np.array([start for start, _ in segments], dtype=np.int32)
+    piece_segments = span_indices(cut.starts, segment_starts)
     return EncodedArticle(
         n_characters=len(text),
-        input_ids=np.array(ids, dtype=np.int64),
+        input_ids=cut.ids,
         piece_segments=piece_segments,
         segments=tuple(segments),
-        words=words[kept],
-        word_pieces=word_pieces,
-        word_segments=piece_segments[word_pieces],
+        words=cut.words,
+        word_pieces=cut.word_pieces,
+        word_segments=piece_segments[cut.word_pieces],
     )
-
-
-def _containing(positions: NDArray[np.int64], starts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Index of the span each position lies in; between spans, the one before; before all, the first."""
-    return np.clip(np.searchsorted(starts, positions, side="right") - 1, 0, None)
-
-
-def _starts(spans: Sequence[Span]) -> NDArray[np.int64]:
-    return np.array(next(zip(*spans, strict=True), ()), dtype=np.int64)
 
 
 def _check_unicode(text: str) -> None:

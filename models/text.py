@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
-from tokenizers import Encoding, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -64,26 +61,17 @@ REPLACED: tuple[tuple[str, str, str], ...] = (
 )
 
 
-# Without one of these in a text, the steps of the cleaning that look for such things find nothing.
-_RARE = re.compile(f"[&<@{''.join(_HEADS.values())}\u0660-\u0669\u06f0-\u06f9]|\\.[a-z]|http|www|://")
-
-
-def cleaning(*, rare: bool = True) -> normalizers.Normalizer:
+def cleaning() -> normalizers.Normalizer:
     """Build the normalizer that turns raw text into what AraBERT v0.2 was trained on, keeping offsets.
-
-    Args:
-        rare: Whether texts may have links, addresses, mentions, tags, entities or Eastern digits in them; the steps
-            that look for those, one after the other, take a third of a tokenizer's time.
 
     Source: the steps of `ArabertPreprocessor._preprocess_v2` (PyPI package `arabert`), written anew.
     Differs on purpose where that one deletes text between a stray ``<`` and ``>``, cuts words at a rare vowel
     sign, or takes an address apart.
     """
     replace = normalizers.Replace
-    steps = _rewriting() if rare else []
+    steps = _rewriting()
     steps.append(replace(Regex(f"[{MARK}]"), ""))
-    if rare:
-        steps.extend(replace(Regex(f"[{chr(0x660 + n)}{chr(0x6F0 + n)}]"), str(n)) for n in range(10))
+    steps.extend(replace(Regex(f"[{chr(0x660 + n)}{chr(0x6F0 + n)}]"), str(n)) for n in range(10))
     steps.append(replace(Regex(r"(\D)(?=\1\1)"), ""))  # a character three times or more: twice
     steps.append(replace("/", "-"))
     kept = re.sub(r"([\[\]\\^&~\-])", r"\\\1", SYMBOLS)
@@ -156,81 +144,6 @@ def build_tokenizer(vocab: Sequence[str] | Mapping[str, int]) -> PreTrainedToken
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
     )
-
-
-class Cutter:
-    """Cuts texts into pieces, with offsets in the raw text, in the tokenizer's threads; nothing is padded or cut off.
-
-    Texts with nothing rare in them, which are most of news, are cut by a tokenizer that does not look for it, with the
-    same pieces and offsets.
-
-    Args:
-        tokenizer: Any fast tokenizer.
-
-    Attributes:
-        backends: Its own, and the one for texts with nothing rare in them, if it cleans texts as khabar's do.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        whole = tokenizer.backend_tokenizer
-        self.backends: tuple[Tokenizer, ...] = (whole,)
-        self._made_of = _made_of(tokenizer)
-        if self._made_of is not None:
-            plain = Tokenizer.from_str(whole.to_str())
-            plain.normalizer = cleaning(rare=False)
-            plain.encode_special_tokens = whole.encode_special_tokens  # which a copy does not take along
-            self.backends = (whole, plain)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Cutter:
-        """Give the one that was made for a tokenizer, if that is still what it was."""
-        cutter = _cutters.get(tokenizer)
-        backend = tokenizer.backend_tokenizer
-        if cutter is None or cutter.backends[0] is not backend or cutter._made_of != _made_of(tokenizer):
-            cutter = _cutters[tokenizer] = cls(tokenizer)
-        return cutter
-
-    def cut(self, texts: Sequence[str]) -> list[Encoding]:
-        """Cut texts, without special pieces."""
-        # backend tokenizers, not __call__: no padding, no truncation, no warning about length, no copying of lists.
-        for backend in self.backends:
-            # A call of the tokenizer with padding or truncation leaves both on behind it.
-            if backend.padding is not None:
-                backend.no_padding()
-            if backend.truncation is not None:
-                backend.no_truncation()
-        last = len(self.backends) - 1
-        chosen = [0 if not last or _RARE.search(text) else last for text in texts]
-        found = [
-            iter(
-                backend.encode_batch(
-                    [text for text, one in zip(texts, chosen, strict=True) if one == number], add_special_tokens=False
-                )
-            )
-            for number, backend in enumerate(self.backends)
-        ]
-        return [next(found[number]) for number in chosen]
-
-
-def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...] | None:
-    """Give what can be changed of a tokenizer, but for its model; None for one that does not clean as khabar's do."""
-    backend = tokenizer.backend_tokenizer
-    try:
-        normalizer, splitter = (part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer))
-    except Exception:  # what `tokenizers` raises for a part that is written in Python
-        return None
-    if normalizer != _cleaning_state():
-        return None
-    return splitter, len(tokenizer), backend.encode_special_tokens, repr(backend.get_added_tokens_decoder())
-
-
-@cache
-def _cleaning_state() -> bytes:
-    state: bytes = cleaning().__getstate__()
-    return state
-
-
-_cutters: WeakKeyDictionary[PreTrainedTokenizerFast, Cutter] = WeakKeyDictionary()
 
 
 def train_vocabulary(lines: Iterable[str], size: int) -> list[str]:

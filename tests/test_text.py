@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import PreTokenizer, Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from wild import wild_texts
 
 from khabar.models.errors import KhabarError, ModelFolderError
-from khabar.models.text import MARK, Cutter, build_tokenizer, load_tokenizer, train_vocabulary
+from khabar.models.text import MARK, build_tokenizer, load_tokenizer, train_vocabulary
 from khabar.models.words import split_words
 
 LINES = [
@@ -22,106 +21,6 @@ LINES = [
     'وقال المتحدث باسم الوزارة، في بيان: "القوات ردت على الهجوم"، مؤكدا أن الوضع تحت السيطرة!',
     "اجتمع رئيس الإقليم مع قائد قوات التحالف الدولي لبحث التعاون (F-16 و CNN) بنسبة 20.5 % في بغداد؟",
 ] * 3
-FRAGMENTS = [
-    *[
-        "قالَ",
-        "إنّ",
-        "الـــعراق",
-        "واااا",
-        "ه\u0670ذا",
-        "،",
-        "؟",
-        "«",
-        "»",
-        "…",
-        "....",
-        "٢٠٢١م",
-        "20.5%",
-        "۱۲",
-    ],
-    *[
-        "https://a.example/x?y=1",
-        "http",
-        "www.a.b",
-        "://",
-        "x.com",
-        "a.bc",
-        "info@Mail.Iq",
-        "@user_1",
-        "سعد@علي",
-    ],
-    *[
-        "F16",
-        "لـCNN",
-        "abcأب",
-        "Erdoğan",
-        "چلبي",
-        "é",
-        "e\u0301",
-        "क्षि",
-        "日本",
-        "½",
-        "²",
-        "ﷺ",
-        "ﻻ",
-        "٪",
-        "_",
-        "-",
-        "/",
-    ],
-    *[
-        "&quot;",
-        "&amp;",
-        "&#39;",
-        "<b>",
-        "</b>",
-        "<br />",
-        "<",
-        ">",
-        "<a href='x.com'>",
-        "[رابط]",
-        "[رَابط]",
-        "[بريد",
-    ],
-    *[
-        "[",
-        "]",
-        "]]]]",
-        "[SEP]",
-        "[MASK]",
-        "##",
-        "\0",
-        "\x1a",
-        "\x1c",
-        "\u200b",
-        "\u200c",
-        "\u200d",
-        "\u200f",
-        "\u202b",
-    ],
-    *[
-        "\u2067",
-        "\ufeff",
-        "\ufe0f",
-        "\ue000",
-        "\ue001",
-        "\ue002",
-        "👍🏽",
-        "👩‍👩‍👧",
-        "ـ",
-        "\u064b",
-        "\n",
-        "\r\n",
-        "\t",
-        "\xa0",
-        " ",
-    ],
-]
-# Any text at all, and texts put together from what cleaning treats in its own way.
-texts = st.one_of(
-    st.text(max_size=40),
-    st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.characters(exclude_categories=["Cs"])), max_size=12).map("".join),
-)
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +84,6 @@ def test_replaced_pieces_span_what_they_stand_for(
     assert (piece, surface) in pieces(tiny, text)
 
 
-def another_of(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Build another one of the same pieces, to change."""
-    return build_tokenizer(tokenizer.get_vocab())
-
-
 def folded(text: str) -> str:
     """What a piece and its surface must agree in: no marks, one kind of digit, repeats as one."""
     for value in range(10):
@@ -198,7 +92,7 @@ def folded(text: str) -> str:
     return "".join(character for character, _ in itertools.groupby(text))
 
 
-@given(texts)
+@given(wild_texts)
 @settings(max_examples=300, deadline=None)
 def test_offsets_for_any_text(tiny: PreTrainedTokenizerFast, text: str) -> None:
     encoding = tiny(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -216,55 +110,14 @@ def test_offsets_for_any_text(tiny: PreTrainedTokenizerFast, text: str) -> None:
             assert folded(surface) == folded(piece.removeprefix("##"))
 
 
-# What the cleaning looks for, and what only looks like it.
-rare = st.text(st.sampled_from("&<>@\ue000\ue0012\u0662\u06f3;:/.-_ \nabchtpwم؟ـ"), max_size=30)
-
-
-@given(st.lists(st.one_of(texts, rare), max_size=6))
-@settings(max_examples=300, deadline=None)
-def test_texts_with_nothing_rare_in_them_are_cut_as_all_are(tiny: PreTrainedTokenizerFast, batch: list[str]) -> None:
-    expected = tiny.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
-    found = Cutter.of(tiny).cut(batch)
-    assert [(one.ids, one.offsets) for one in found] == [(one.ids, one.offsets) for one in expected]
-
-
-def test_a_cutter_knows_its_tokenizer_and_leaves_no_padding(tiny: PreTrainedTokenizerFast) -> None:
-    own = another_of(tiny)
-    cutter = Cutter.of(own)
-    assert Cutter.of(own) is cutter
-    whole, plain = cutter.backends
-    assert whole is own.backend_tokenizer
-    assert plain is not whole
-    own(["قال", "قال إن الوزير"], padding=True, truncation=True, max_length=3)
-    assert [len(one) for one in cutter.cut(["م", "م م م م م م"])] == [1, 6]
-    for added in ("خبرجديد", "##م"):  # a piece of the vocabulary too
-        own.add_tokens([added])
-        assert Cutter.of(own).cut([added])[0].tokens == [added]
-    own.backend_tokenizer.pre_tokenizer = Whitespace()
-    assert Cutter.of(own).backends[1].pre_tokenizer.__getstate__() == Whitespace().__getstate__()
-    own.backend_tokenizer.normalizer = Lowercase()
-    assert len(Cutter.of(own).backends) == 1
-    assert [len(one) for one in Cutter.of(own).cut(["م", "م م"])] == [1, 2]
-
-
-def test_a_tokenizer_with_a_part_written_in_python_is_taken_as_it_is(tiny: PreTrainedTokenizerFast) -> None:
-    class Whole:
-        def pre_tokenize(self, _text: object) -> None:
-            """Leave it whole."""
-
-    own = another_of(tiny)
-    own.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Whole())
-    assert len(Cutter.of(own).cut(["م"])[0]) == 1
-
-
-@given(texts)
+@given(wild_texts)
 @settings(max_examples=100, deadline=None)
 def test_special_pieces_never_come_from_text(tiny: PreTrainedTokenizerFast, text: str) -> None:
     special = {tiny.pad_token_id, tiny.cls_token_id, tiny.sep_token_id, tiny.mask_token_id}
     assert not special & set(tiny.backend_tokenizer.encode(f"[SEP]{text}[MASK]", add_special_tokens=False).ids)
 
 
-@given(st.lists(texts, min_size=1, max_size=4))
+@given(st.lists(wild_texts, min_size=1, max_size=4))
 @settings(max_examples=50, deadline=None)
 def test_saved_tokenizer_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, tiny: PreTrainedTokenizerFast, batch: list[str]

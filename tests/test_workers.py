@@ -89,6 +89,38 @@ def test_where_there_is_no_fork_server_processes_start_anew(crew, monkeypatch):
     assert {type(child).__name__ for child in children()} == {"SpawnProcess"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "workers", "files", "starts"),
+    [
+        ("cpu", 2, [], True),
+        ("auto", 0, ["."], False),
+        ("auto", None, [], False),
+        ("auto", None, ["."], True),
+        ("cuda:1", None, ["."], True),
+        ("cpu", None, ["."], False),
+    ],
+)
+def test_a_command_that_will_have_workers_starts_their_server_before_it_imports_torch(device, workers, files, starts):
+    code = (
+        "import sys, importlib\n"
+        "from khabar import cli_common\n"
+        "from khabar.inference import fork_server\n"
+        "from multiprocessing import forkserver\n"
+        f"fork_server._GPU_FILES = {files!r}\n"
+        "class Seen(Exception): pass\n"
+        "def importing(name, *_):\n"
+        "    if name == 'torch': raise Seen\n"
+        "sys.meta_path.insert(0, type('Finder', (), {'find_spec': importing}))\n"
+        "try:\n"
+        f"    cli_common.load_tagger('embedded', device={device!r}, workers={workers!r})\n"
+        "except Seen:\n"
+        "    print(forkserver._forkserver._forkserver_pid is not None)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == [str(starts)]
+
+
 def test_a_process_that_ends_as_it_starts_is_told_and_the_next_use_starts_others(crew, monkeypatch):
     begin, begun = ProcessPoolExecutor._spawn_process, []
 
