@@ -54,12 +54,15 @@ def calibrate(
 
     from tqdm import tqdm
 
+    from khabar.models.folder import local_folder, own_config
     from khabar.training.calibration_report import render_calibration
     from khabar.training.corpora import as_gold, choose_split, load_corpus
     from khabar.training.leaks import warn_of_training_files
     from khabar.training.predictions import unknown_labels
 
-    sources = load_corpus(corpus, split=choose_split(corpus, default=("dev",)))
+    sources = load_corpus(
+        corpus, split=choose_split(corpus, default=("dev",)), models=[own_config(local_folder(model))]
+    )
     warn_of_training_files(model, sources)
     articles = [article for source in sources for article in as_gold(source, entities=False)]
 

@@ -58,6 +58,7 @@ def evaluate(
 
     from tqdm import tqdm
 
+    from khabar.models.folder import local_folder, own_config
     from khabar.training.comparison import render_comparison
     from khabar.training.corpora import as_gold, choose_split, load_corpus
     from khabar.training.evaluate import render
@@ -65,12 +66,14 @@ def evaluate(
     from khabar.training.predictions import predict, unknown_labels
     from khabar.training.provenance import shown_path
 
-    sources = load_corpus(corpus, split=choose_split(corpus, split))
+    compared = [name for name in (model, against) if name is not None]
+    sources = load_corpus(
+        corpus, split=choose_split(corpus, split), models=[own_config(local_folder(name)) for name in compared]
+    )
     articles = [article for source in sources for article in as_gold(source)]
 
-    for name in (model, against):
-        if name is not None:
-            warn_of_training_files(name, sources)
+    for name in compared:
+        warn_of_training_files(name, sources)
 
     evaluated = []
     taggers = [load_tagger(model, device=device, runtime=runtime, precision=precision)]

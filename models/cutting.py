@@ -219,7 +219,8 @@ def _from_each_text_on(steps: NDArray[np.integer], n_tokens: NDArray[np.intp]) -
     """Add up the steps before each token of its text."""
     before = (steps.cumsum() - steps).astype(np.int32)
     first_tokens = n_tokens.cumsum() - n_tokens
-    return before - np.repeat(before[first_tokens], n_tokens)
+    within: Rows = before - np.repeat(before[first_tokens], n_tokens)
+    return within
 
 
 def _cut(text: str, encoding: Encoding) -> Cut:

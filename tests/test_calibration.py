@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from khabar.models.folder import save_model
 from khabar.training.calibrated_folder import copy_calibrated
 from khabar.training.calibration import MIN_EXAMPLES, TooFewExamplesError, calibrate
 from khabar.training.calibration_report import render_calibration
+from khabar.training.corpora import as_gold, load_corpus
 from khabar.training.thresholds import fit_band, fit_temperature, fit_threshold, sigmoid
 
 TEXTS = [
@@ -491,6 +493,44 @@ def test_a_copy_that_fails_leaves_nothing(tiny_model_folder, tiny_model, tmp_pat
     with pytest.raises(KhabarError, match=rf"metrics\.json {message}"):
         copy_calibrated(str(tiny_model_folder), target, tiny_model.config, {})
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_what_the_model_knows_needs_no_entry_in_a_map(tiny_model_folder, tiny_model, tmp_path, corpus, command):
+    topic, *other_topics = tiny_model.config.topics
+    label, *other_labels = tiny_model.config.entity_labels
+    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
+    text = "قتل شخصان في بغداد"
+    spans = [{"start": 0, "end": 3, "label": "one"}, {"start": 13, "end": 18, "label": other_labels[0]}]
+    rows.append({"id": "named", "text": text, "topics": ["blast", other_topics[0]], "entities": spans})
+    corpus.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    source = {"path": corpus.name, "topics": {"blast": topic}, "entities": {"one": label}}
+    mapped = tmp_path / "mapped.yaml"
+    mapped.write_text(json.dumps({"sources": [source]}), encoding="utf-8")  # JSON is YAML
+    done = run(command, tiny_model_folder, mapped, "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    (loaded,) = load_corpus(mapped, models=[tiny_model.config])
+    *_, gold = as_gold(loaded)
+    assert gold.topics == (topic, other_topics[0])
+    assert [entity.label for entity in gold.entities] == [label, other_labels[0]]
+
+    mapped.write_text(json.dumps({"sources": [{**source, "topics": {"blats": topic}}]}), encoding="utf-8")
+    done = run(command, tiny_model_folder, mapped, "--device", "cpu")
+    assert done.exit_code == 2
+    assert (
+        f"topics of unknown meaning: blast (1); allowed: the model's topics ({topic}, {other_topics[0]}" in done.stderr
+    )
+
+
+def test_labels_that_a_model_holds_apart_are_not_said_to_be_alike(tiny_model, corpus, caplog):
+    model = deepcopy(tiny_model.config)
+    model.entity_labels = [*model.entity_labels, "WEAPONS", "WEAPON"]
+    load_corpus(corpus, models=[model])
+    assert "alike" not in caplog.text
+    found = '"entities": [{"start": 0, "end": 3, "label": "WEAPONZ"}]'
+    corpus.write_text(corpus.read_text(encoding="utf-8").replace('"entities": []', found), encoding="utf-8")
+    load_corpus(corpus, models=[model])
+    assert '"WEAPONS" and "WEAPONZ" are spelt alike' in caplog.text
 
 
 def test_what_nobody_looked_for_is_not_taken_for_absent(tiny_model_folder, corpus, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from khabar.models.article import Article
+from khabar.models.config import KhabarConfig
 from khabar.models.errors import CorpusError, KhabarError, Problem
 from khabar.models.messages import show
 from khabar.training.conll import says_spacing
@@ -93,9 +94,21 @@ class Corpus:
         return self.annotation.entity_labels
 
 
-def load_corpus(path: str | Path, *, split: Split | None = None) -> list[Corpus]:
-    """Load one path as `load_corpora` does: one Corpus, or several when it is a YAML of sources."""
-    return load_corpora([path], split=split)
+def load_corpus(path: str | Path, *, split: Split | None = None, models: Iterable[KhabarConfig] = ()) -> list[Corpus]:
+    """Load one path as `load_corpora` does: one Corpus, or several when it is a YAML of sources.
+
+    Args:
+        path: See there.
+        split: See there.
+        models: Models that are to be measured on it: their topics and labels need no entry in a map.
+    """
+    known = list(models)
+    return load_corpora(
+        [path],
+        split=split,
+        more_topics={topic for model in known for topic in model.topics},
+        more_entity_labels={label for model in known for label in model.entity_labels},
+    )
 
 
 def load_corpora(
@@ -121,7 +134,7 @@ def load_corpora(
             takes all.
         topics: The topics of a model that exists already; None takes them from the corpora.
         entity_labels: The labels of a model that exists already; None takes them from the corpora.
-        more_topics: The topics of a model that these corpora are to teach more.
+        more_topics: The topics of a model that these corpora are to teach more, or to measure.
         more_entity_labels: The labels of such a model.
 
     Raises:
@@ -147,9 +160,13 @@ def load_corpora(
     declared = [(spec, counts) for spec, _, counts in loaded]
     labels = set(entity_labels) if entity_labels is not None else {*model_labels(declared), *more_entity_labels}
     known_topics = set(topics) if topics is not None else {*model_topics(declared), *more_topics}
-    for kind, given, names in (("entity labels", entity_labels, labels), ("topics", topics, known_topics)):
+    for kind, given, names, more in (
+        ("entity labels", entity_labels, labels, more_entity_labels),
+        ("topics", topics, known_topics, more_topics),
+    ):
         for one, other in lookalikes(names) if given is None else ():
-            logger.warning("%s %s and %s are spelt alike: one label, or two?", kind, show(one), show(other))
+            if one not in more or other not in more:  # what a model has learnt as two is two
+                logger.warning("%s %s and %s are spelt alike: one label, or two?", kind, show(one), show(other))
     for spec, counts in declared:
         messages = label_problems(spec, counts, labels=labels, topics=known_topics)
         problems += [_problem(spec, message) for message in messages]

@@ -263,7 +263,8 @@ class Batcher:
             before = self._characters_per_second or speed
             self._characters_per_second = before + (speed - before) / SPEED_BATCHES
             self._batch_seconds = seconds
-            self._on_batch(len(batch.places), batch.characters, seconds)
+            n_characters = sum(len(job.articles[index].text) for job, index in batch.places)
+            self._on_batch(len(batch.places), n_characters, seconds)
         return now
 
 

@@ -119,6 +119,7 @@ def test_requests_and_answers(tagger, client_of, body, tmp_path):
     assert 'khabar_request_seconds_count{route="/v1/tag"}' in metrics
     assert "khabar_batch_articles_count 1.0" in metrics
     assert "khabar_articles_total 1.0" in metrics
+    assert "khabar_characters_total 3.0" in metrics
     assert "khabar_waiting_articles 0.0" in metrics
     pieces = next(line for line in metrics.splitlines() if line.startswith("khabar_pieces_total"))
     assert float(pieces.split()[1]) > 2
