@@ -244,9 +244,12 @@ def span_indices(positions: NDArray[np.integer], starts: NDArray[np.integer]) ->
 def _made_of(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...] | None:
     """Give what can be changed of a tokenizer that cuts each token alike wherever it stands; None for another.
 
-    Its model is taken as fixed.
+    Its model is taken as fixed. Special pieces that a text holds are found only where the tokenizer says so.
     """
     backend = tokenizer.backend_tokenizer
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        # The tokenizer sees to this at each call; a copy of it, as in another process, has not been called yet.
+        backend.encode_special_tokens = tokenizer.split_special_tokens
     try:
         parts = tuple(part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer))
     except Exception:  # what `tokenizers` raises for a part that is written in Python

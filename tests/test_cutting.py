@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -120,13 +122,16 @@ def test_pieces_that_were_added_are_found(tokenizer: PreTrainedTokenizerFast, ad
     assert own.convert_ids_to_tokens(cut.ids.tolist()) == [added]
 
 
-def test_a_tokenizer_that_looks_for_special_pieces_finds_them(
+def test_special_pieces_in_a_text_are_found_where_a_tokenizer_says_so(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     own = another_of(tokenizer)
-    own.backend_tokenizer.encode_special_tokens = False
-    (cut,) = Cutter.of(own).cut(["قال [SEP] م"])
-    assert own.sep_token_id in cut.ids
+    text = "قال [SEP] م"
+    for copy in (own, deepcopy(own), pickle.loads(pickle.dumps(own))):
+        assert own.sep_token_id not in Cutter.of(copy).cut([text])[0].ids
+        copy.split_special_tokens = False
+        assert own.sep_token_id in Cutter.of(copy).cut([text])[0].ids
+        copy.split_special_tokens = True
 
 
 def test_a_tokenizer_that_splits_or_cleans_otherwise_cuts_whole_texts(tokenizer: PreTrainedTokenizerFast) -> None:
