@@ -67,7 +67,10 @@ def csv_rows(
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, ValueError(_reason(error))
+                reason = _reason(error)
+                if lines.number > line:
+                    reason += f"; lines {line} to {lines.number} were taken for one row"
+                yield line, ValueError(reason)
                 continue
             if row:
                 yield line, _row(header, row, wanted)

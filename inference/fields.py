@@ -27,6 +27,9 @@ class FieldNames:
     id: str = "id"
 
     def __post_init__(self) -> None:
+        for name in (self.text, self.id):
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise KhabarError(f"a field is called {name!a}, which is not UTF-8; allowed: names that are")
         if not self.text or not self.id or len({self.text, self.id, SEGMENTS}) < 3:
             raise KhabarError(
                 f"the fields of text and id are {show(self.text)} and {show(self.id)}; allowed: two different names, "

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from khabar.inference.csv_output import write_csv
 from khabar.inference.parquet_output import write_parquet
 from khabar.inference.sqlite_output import write_sqlite
+from khabar.inference.text_rows import printable
 from khabar.models.errors import KhabarError, MissingExtraError
 
 OutputFormat = Literal["jsonl", "parquet", "csv", "sqlite"]
@@ -45,6 +46,8 @@ def output_format(path: str | Path) -> OutputFormat:
     found = next((kind for ending, kind in _FORMAT_OF_ENDING.items() if name.endswith(ending)), None)
     if found is None:
         raise KhabarError(f"{path}: output ending {path.suffix or '(none)'} is not known; allowed: {_ALLOWED}")
+    if path.suffix.lower() == ".parquet" and printable(str(path)) != str(path):
+        raise KhabarError(f"{printable(str(path))}: the name is not UTF-8, which writing Parquet needs; give another")
     package = _NEEDED.get(path.suffix.lower())
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingExtraError("formats", f"writing {path.suffix}")
@@ -65,8 +68,7 @@ def write_output(part: Path, target: Path) -> None:
             the target's place.
     """
     write = _writer(target)
-    place = target.resolve()
-    beside = place.with_name(f".{place.name}.partial")
+    place, beside = target.resolve(), unfinished(target)
     try:
         if write is None:
             part.replace(place)
@@ -80,6 +82,12 @@ def write_output(part: Path, target: Path) -> None:
     finally:
         beside.unlink(missing_ok=True)
     part.unlink()
+
+
+def unfinished(target: str | Path) -> Path:
+    """Where the file is made before it takes its place."""
+    place = Path(target).resolve()
+    return place.with_name(f".{place.name}.partial")
 
 
 class _Articles:

@@ -15,6 +15,7 @@ from khabar.models.errors import KhabarError, MissingExtraError
 from khabar.models.messages import show
 
 _ROWS_AT_ONCE = 128
+_UNREADABLE = (ValueError, OverflowError)  # what pyarrow raises for a value that Python has none for
 _READ_AHEAD = 2**20  # bytes of a column; without it pyarrow reads a row group's whole column at once
 
 
@@ -59,7 +60,7 @@ def _open(path: str | Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
             yield file
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise KhabarError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from None
 
 
@@ -95,12 +96,24 @@ def _values(column: Any) -> list[object]:
         column = column.dictionary_decode()
     if t.is_string(column.type) or t.is_large_string(column.type) or t.is_string_view(column.type):
         column = column.cast(pa.large_binary())
-    values: list[object] = column.to_pylist()
+    try:
+        values: list[object] = column.to_pylist()
+    except _UNREADABLE:  # one of them
+        return list(map(_value, column))
     return values
+
+
+def _value(scalar: Any) -> object:
+    try:
+        return scalar.as_py()
+    except _UNREADABLE as error:
+        return error
 
 
 def _row(row: dict[str, object]) -> dict[str, object] | ValueError:
     for name, value in row.items():
+        if isinstance(value, _UNREADABLE):
+            return ValueError(f"column {name} cannot be read: {value}")
         if isinstance(value, bytes):
             try:
                 row[name] = value.decode("utf-8")

@@ -10,11 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from khabar.inference.outputs import unfinished
 from khabar.models.errors import KhabarError
 from khabar.models.messages import changes, show
 
@@ -50,6 +52,13 @@ def errors_path(output: str | Path) -> Path:
     return Path(f"{_place(Path(output))}.errors.jsonl")
 
 
+def files_beside(output: str | Path) -> list[Path]:
+    """Name all that a run keeps beside its output, while it works or for good: what no run may read."""
+    part, errors = Path(f"{_place(Path(output))}.part"), errors_path(output)
+    state = Path(f"{part}.state.json")
+    return [part, errors, Path(f"{errors}.part"), state, Path(f"{state}.partial"), unfinished(output)]
+
+
 class PartFiles:
     """The part files of one output; a context manager that keeps them after an error, for another run to go on.
 
@@ -80,15 +89,24 @@ class PartFiles:
         self._resume = resume
         self.done = Done()
         self._streams: list[BinaryIO] = []
+        self._files: list[Path] = []  # those that are open
+        self._is_lost = False
 
     def __enter__(self) -> Self:
-        before = self._found()  # before anything is touched
-        is_whole = before is not None and before.whole  # nothing is left to write
         try:
-            files = [path for path in (self.part, self.errors_part) if path.exists() or not is_whole]
-            self._streams = [_open_locked(path) for path in files]
+            before = self._found()  # before anything is touched
+        except KhabarError:
+            _refuse_in_use(self.part)  # what looks wrong may be a run at work
+            raise
+        is_whole = before is not None and before.whole  # nothing is left to write
+        files = [path for path in (self.part, self.errors_part) if path.exists() or not is_whole]
+        made = [path for path in files if not path.exists()]
+        try:
+            for path in files:
+                self._streams.append(_open_locked(path))
+                self._files.append(path)
             found = self._found()  # now that nobody else writes
-            if (before is not None and found is None) or not all(map(_is_at, self._streams, files)):
+            if (before is not None and found is None) or not self._are_in_place():
                 raise KhabarError(f"{self.output} has been finished by another run meanwhile")
             if found is None:
                 self._save(Done())
@@ -99,11 +117,12 @@ class PartFiles:
             for stream, length in zip(self._streams, self._lengths, strict=True):
                 stream.truncate(length)
                 stream.seek(length)
-        except OSError as error:
+        except BaseException as error:
             self._close()
-            raise self._cannot_write(error) from None
-        except BaseException:
-            self._close()
+            for path in (*made, *([Path(f"{self.state}.partial")] if before is None else [])):
+                path.unlink(missing_ok=True)  # nothing was done that could be gone on with
+            if isinstance(error, OSError):
+                raise self._cannot_write(error) from None
             raise
         return self
 
@@ -111,7 +130,7 @@ class PartFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-        if error is None:
+        if error is None or self._is_lost:
             return
         if self.done.n_rows == 0:
             self._remove()
@@ -130,8 +149,9 @@ class PartFiles:
             done: Everything so far, this chunk included; the files' lengths are filled in here.
 
         Raises:
-            KhabarError: If the disk takes no more.
+            KhabarError: If the disk takes no more, or somebody has taken the part files away.
         """
+        self._check_in_place()
         lengths = [length + len(data) for length, data in zip(self._lengths, (results, errors), strict=True)]
         try:
             for stream, data in zip(self._streams, (results, errors), strict=True):
@@ -144,8 +164,9 @@ class PartFiles:
         """Move everything into place and take the state away; bad rows first, so that who finds the output finds them.
 
         Raises:
-            KhabarError: If the output cannot be written; a run that goes on tries again.
+            KhabarError: If the output cannot be written; a run that goes on tries again. Or as `write` does.
         """
+        self._check_in_place()
         try:
             self._save(replace(self.done, whole=True))
             if sys.platform == "win32":  # where an open file cannot be moved
@@ -165,6 +186,18 @@ class PartFiles:
     @property
     def _lengths(self) -> tuple[int, int]:
         return self.done.part_bytes, self.done.errors_bytes
+
+    def _are_in_place(self) -> bool:
+        return all(map(_is_at, self._streams, self._files))
+
+    def _check_in_place(self) -> None:
+        """See that what is written still has its name: else it is gone when it is closed."""
+        if not self._are_in_place():
+            self._is_lost = True
+            raise KhabarError(
+                f"{self.part} or {self.errors_part.name} was removed or replaced while this run wrote it; what it held "
+                f"is lost and {self.output} is as it was before: score again"
+            )
 
     def _found(self) -> Done | None:
         """Give what an earlier run has done and this one is to go on with; None to start from the first row."""
@@ -198,12 +231,14 @@ class PartFiles:
             state = json.loads(self.state.read_bytes())
             return dict(state["run"]), Done(**state["done"])
         except (ValueError, KeyError, TypeError):
-            raise KhabarError(f"{self.state} is damaged; remove it and {self.part.name} to start over") from None
+            others = f"{self.part.name} and {self.errors_part.name}"
+            raise KhabarError(f"{self.state} is damaged; remove it, {others} to start over") from None
 
     def _save(self, done: Done) -> None:
         beside = Path(f"{self.state}.partial")
         with beside.open("wb", buffering=0) as stream:
-            _write(stream, json.dumps({"run": self._run, "done": asdict(done)}, ensure_ascii=False).encode())
+            # In ASCII: names of files may hold bytes that are no UTF-8.
+            _write(stream, json.dumps({"run": self._run, "done": asdict(done)}).encode())
         beside.replace(self.state)
         self.done = done
 
@@ -237,6 +272,13 @@ def _open_locked(path: Path) -> BinaryIO:
         stream.close()
         raise KhabarError(f"{path} is being written by another run; wait for it, or stop it") from None
     return stream
+
+
+def _refuse_in_use(path: Path) -> None:
+    """Raise the error for a file that another run is writing, if it is."""
+    with suppress(OSError):
+        if path.exists():
+            _open_locked(path).close()
 
 
 def _is_at(stream: BinaryIO, path: Path) -> bool:

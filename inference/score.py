@@ -5,9 +5,10 @@ Joins sources, a tagger and outputs: a file, with part files that another run ca
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import BinaryIO
 from khabar.inference.chunks import MAX_CHARACTERS, ChunkTagger, ScoredChunk, score_chunks
 from khabar.inference.lines import ResultFormat, ResultLine, json_line, result_line
 from khabar.inference.outputs import output_format, write_output
-from khabar.inference.part import Done, PartFiles
+from khabar.inference.part import Done, PartFiles, files_beside
 from khabar.inference.progress import Progress
 from khabar.inference.run_identity import describe_run
 from khabar.inference.sinks import check_output, is_special
@@ -138,7 +139,7 @@ def score_sources(
         with Path(output).open("wb") as stream:
             return run.into_stream(rows(), stream, errors)
     check_results_file(output, run.options)
-    _check_apart(output, sources)
+    _check_apart(output, sources, stdin)
     finish = write_output if run.options.result_format == "json" else _rename
     identity = describe_run(sources, {**(made_by or {}), **asdict(run.options)})
     with PartFiles(output, identity, finish=finish, resume=resume) as parts:
@@ -157,8 +158,9 @@ class _Run:
     def into_stream(self, rows: Iterable[PlacedRow], stream: BinaryIO, errors: BinaryIO) -> ScoreSummary:
         def write(chunk: ScoredChunk[ResultLine]) -> None:
             # Bad rows go to people, who look at them while results come.
-            errors.write(b"".join(f"{row}\n".encode() for row in chunk.bad_rows))
-            errors.flush()
+            if chunk.bad_rows:
+                errors.write(b"".join(f"{row}\n".encode() for row in chunk.bad_rows))
+                errors.flush()
             stream.write(_lines(chunk))
             stream.flush()
 
@@ -212,14 +214,23 @@ def _rename(part: Path, target: Path) -> None:
     part.replace(target.resolve())
 
 
-def _check_apart(output: str | Path, sources: Sequence[Source]) -> None:
-    """Refuse to put results in an input's place: they do not hold its texts."""
-    target = Path(output)
-    if not target.exists():
+def _check_apart(output: str | Path, sources: Sequence[Source], stdin: BinaryIO | None) -> None:
+    """Refuse to put results, or what is kept beside them, in an input's place: they do not hold its texts."""
+    written = {path: path.stat() for path in (Path(output), *files_beside(output)) if path.exists()}
+    for source in sources if written else ():
+        for read in _files(source, stdin):
+            for path, place in written.items():
+                if os.path.samestat(place, read):
+                    whose = "its results" if path == Path(output) else f"what is kept beside {output}"
+                    raise KhabarError(f"{path} is an input too, which {whose} would replace; give another output")
+
+
+def _files(source: Source, stdin: BinaryIO | None) -> Iterator[os.stat_result]:
+    """Look at the files that a source is read from; those that are not there show when they are read."""
+    if source.is_standard_input:
+        with suppress(OSError, AttributeError):  # a stream that is no file of the system's
+            yield os.fstat(stdin.fileno())  # type: ignore[union-attr]
         return
-    for source in sources:
-        if source.is_standard_input:
-            continue
-        files = text_files(Path(source.name)) if source.is_folder else [Path(source.name)]
-        if any(file.exists() and target.samefile(file) for file in files):
-            raise KhabarError(f"{output} is an input too, which its results would replace; give another output")
+    for file in text_files(Path(source.name)) if source.is_folder else [Path(source.name)]:
+        with suppress(OSError):
+            yield file.stat()

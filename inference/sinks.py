@@ -107,6 +107,10 @@ def check_output(path: str | Path, *, ending: str = "", inputs: Iterable[str | P
     path = Path(path)
     if path.is_dir():
         raise KhabarError(f"{path} is a folder; allowed: a file to write")
+    try:
+        path.resolve()
+    except (RuntimeError, OSError):  # Python 3.11 and 3.12; 3.13 with `strict` alone
+        raise KhabarError(f"{path} is a link that leads back to itself; allowed: a file to write") from None
     if not path.name.lower().endswith(ending):
         raise KhabarError(f"{path} cannot be the output; allowed: a name that ends in {ending}")
     if path.resolve() in {Path(file).resolve() for file in inputs}:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import glob
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -86,7 +86,11 @@ class Source:
 
 
 def open_sources(
-    inputs: Sequence[str | Path], *, input_format: InputFormat = "auto", fields: FieldNames | None = None
+    inputs: Sequence[str | Path],
+    *,
+    input_format: InputFormat = "auto",
+    fields: FieldNames | None = None,
+    left_out: Collection[Path] = (),
 ) -> list[Source]:
     """Look at every input before any is scored: that it exists and is of a known format.
 
@@ -97,6 +101,7 @@ def open_sources(
             standard input for JSON Lines if its first character that is no space is `{`, else for the
             plain text of one article.
         fields: Where rows hold text and id; None means `text` and `id`.
+        left_out: Files that a pattern does not stand for, such as those that a run keeps beside its output.
 
     Raises:
         KhabarError: Naming every input that cannot be used, and what is allowed.
@@ -106,8 +111,9 @@ def open_sources(
         raise KhabarError(f"input format is {input_format!r}, must be one of {', '.join(INPUT_FORMATS)}")
     sources: list[Source] = []
     problems: list[str] = []
+    hidden = {path.resolve() for path in left_out}
     for given in map(str, inputs):
-        names = _matches(given)
+        names = _matches(given, hidden)
         if not names:
             problems.append(f"{given}: no file matches this pattern")
         for name in names:
@@ -172,11 +178,12 @@ def read_placed_rows(
 _Row = tuple[str, int | None, object]
 
 
-def _matches(given: str) -> list[str]:
+def _matches(given: str, left_out: Collection[Path]) -> list[str]:
     """What an input stands for: itself, or the paths a pattern matches. A file may be called `[1].txt`."""
     if not glob.has_magic(given) or Path(given).exists():
         return [given]
-    return sorted(glob.glob(given, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute patterns)
+    found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute patterns)
+    return [name for name in found if not left_out or Path(name).resolve() not in left_out]
 
 
 def _open_source(name: str, input_format: InputFormat, fields: FieldNames) -> Source:
@@ -185,6 +192,8 @@ def _open_source(name: str, input_format: InputFormat, fields: FieldNames) -> So
             raise KhabarError("- (standard input) cannot be read as Parquet, which is not read in order; give a file")
         return Source(name=name, format=input_format, fields=fields)
     path = Path(name)
+    if not name:
+        raise KhabarError(f"the name of an input is empty; allowed: {_ALLOWED}")
     if not path.exists():
         raise KhabarError(f"{name}: no such file or folder")
     if path.is_dir():
@@ -205,8 +214,14 @@ def _open_source(name: str, input_format: InputFormat, fields: FieldNames) -> So
             raise KhabarError(f"{name} is a pipe; Parquet, which is not read in order, must be a file")
         check_parquet(name, fields)
     elif path.is_file():
-        with open_bytes(path) as stream:
-            _check_beginning(source, stream)
+        try:
+            with open_bytes(path) as stream:
+                _check_beginning(source, stream)
+        except MissingExtraError:
+            raise
+        except (KhabarError, OSError):
+            if found != "txt":  # which is one row, as in a folder, and a bad one
+                raise
     return source
 
 

@@ -21,7 +21,7 @@ _ENDINGS = (".txt", *(f".txt{ending}" for ending in COMPRESSION_OF_ENDING))
 
 
 def text_files(folder: Path) -> Iterator[Path]:
-    """Walk a folder and the folders in it by name; hidden ones and links to folders are left out."""
+    """Walk a folder and the folders in it by name; hidden ones, links to folders, pipes and devices are left out."""
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
@@ -29,8 +29,8 @@ def text_files(folder: Path) -> Iterator[Path]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from text_files(Path(entry.path))
-        elif entry.name.lower().endswith(_ENDINGS) and not entry.is_dir():
-            yield Path(entry.path)
+        elif entry.name.lower().endswith(_ENDINGS) and (entry.is_file() or not Path(entry.path).exists()):
+            yield Path(entry.path)  # a broken link too: somebody meant a file
 
 
 def folder_size(folder: Path) -> int:

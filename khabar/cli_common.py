@@ -16,8 +16,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ParamSpec
 
 import typer
 
@@ -45,9 +46,10 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        before = signal.signal(signal.SIGTERM, _stop), signal.getsignal(signal.SIGINT)
+        heard = _Heard()
+        before = signal.signal(signal.SIGTERM, heard.stop), signal.getsignal(signal.SIGINT)
         if before[1] is signal.default_int_handler:  # not where Ctrl-C is not to be heard
-            signal.signal(signal.SIGINT, _Interrupt())
+            signal.signal(signal.SIGINT, heard.interrupt)
         try:
             command(*args, **kwargs)
         except CorpusError as error:
@@ -81,27 +83,43 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(NOT_DONE) from None
         finally:
             for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-                if handler is not None:  # one that was not set from Python
+                if handler is not None and not heard.any:  # None: it was not set from Python
                     signal.signal(number, handler)
 
     return run
 
 
-class _Interrupt:
-    """Interrupts once; while the command then tidies up, another Ctrl-C is not heard for some seconds.
+class _Heard:
+    """Ends a command at Ctrl-C or when it is told to stop; while it then tidies up, no more is heard for some seconds.
 
-    `timeout`, supervisors and people send two, and the second would leave threads in the middle of their work, in
-    which Python cannot end.
+    `timeout`, supervisors and people send several signals, and the second would leave threads in the middle of their
+    work, in which Python cannot end.
     """
 
     def __init__(self) -> None:
         self._last = -math.inf
 
-    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._last >= PATIENCE:
-            self._last = now
+    @property
+    def any(self) -> bool:
+        """Whether a signal has come: the process is about to end."""
+        return self._last > -math.inf
+
+    def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Hear Ctrl-C."""
+        if self._is_first():
             raise KeyboardInterrupt
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Leave by an exception, so that half-written files are taken away."""
+        if self._is_first():
+            raise SystemExit(TERMINATED)
+
+    def _is_first(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < PATIENCE:
+            return False
+        self._last = now
+        return True
 
 
 def _say_notes(error: BaseException) -> None:
@@ -111,8 +129,9 @@ def _say_notes(error: BaseException) -> None:
 
 
 def say(line: str) -> None:
-    """Write a line to standard error."""
-    typer.echo(line, err=True)
+    """Write a line to standard error, if there is one that takes it: what a command does is not undone by it."""
+    with suppress(OSError):
+        typer.echo(line, err=True)
 
 
 def quiet_libraries() -> None:
@@ -144,8 +163,3 @@ def load_tagger(model: str, *, device: str, workers: int | None = 0, **options: 
 
     multiply_by_onednn()
     return load(model, device=device, workers=workers, **options)
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Leave by an exception, so that half-written files are taken away."""
-    raise SystemExit(TERMINATED)

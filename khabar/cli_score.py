@@ -108,7 +108,7 @@ def score(
         raise KhabarError("nothing to score: give files, a folder, or - for standard input")
 
     from khabar.inference.fields import FieldNames
-    from khabar.inference.part import errors_path
+    from khabar.inference.part import errors_path, files_beside
     from khabar.inference.ray_cluster import RayOptions
     from khabar.inference.ray_engine import check_results_folder, score_sources_on_ray
     from khabar.inference.score import ScoreOptions, check_results_file, score_sources
@@ -119,9 +119,14 @@ def score(
         result_format=output_format, max_characters=max_characters, group_duplicates=group_duplicates
     )
     fields = FieldNames(text=text_field, id=id_field)
-    sources = open_sources(articles or [STANDARD_INPUT], input_format=input_format, fields=fields)
     to_stream = output == "-"
+    if to_stream and sys.stdout is None:
+        raise KhabarError("standard output is closed; give --output")
+    if not to_stream and engine == "local":
+        check_results_file(output, options)
     errors = None if to_stream or is_special(output) else errors_path(output)
+    own_files = () if errors is None else files_beside(output)
+    sources = open_sources(articles or [STANDARD_INPUT], input_format=input_format, fields=fields, left_out=own_files)
     if engine == "ray":
         if to_stream or resume:
             raise KhabarError("--engine ray needs --output, a new folder, and does not go with --resume")
@@ -133,9 +138,7 @@ def score(
             )
         _end(summary, errors)
         return
-    if not to_stream:
-        check_results_file(output, options)
-    elif resume:
+    if to_stream and resume:
         raise KhabarError("--resume needs an output file: what went to standard output cannot be gone on with")
 
     # The slow import comes once the inputs are known to be there.

@@ -66,7 +66,7 @@ def start(*arguments: object, **options) -> subprocess.Popen:
     # A shell's background job hands on that Ctrl-C is to be ignored.
     return subprocess.Popen(
         call,
-        stderr=subprocess.PIPE,
+        stderr=options.pop("stderr", subprocess.PIPE),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
         **options,
     )
@@ -244,26 +244,83 @@ def test_a_stopped_run_keeps_what_is_done_and_says_how_to_go_on(tmp_path, sent, 
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_while_it_tidies_up_a_command_does_not_hear_another_interrupt():
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_while_it_tidies_up_a_command_hears_no_other_signal(first, second):
     heard, tidied = [], []
 
     @one_line_errors
     def command():
         try:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(first)
             heard.append("nothing")
         finally:
-            signal.raise_signal(signal.SIGINT)  # as `timeout -s INT` sends two
+            signal.raise_signal(second)  # as `timeout` sends two
             tidied.append("up")
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(typer.Exit) as ended:
+        with pytest.raises((typer.Exit, SystemExit)) as ended:
             command()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.raise_signal(second)  # while Python itself ends
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert (heard, tidied, ended.value.exit_code) == ([], ["up"], 130)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    code = ended.value.exit_code if first == signal.SIGINT else ended.value.code
+    assert (heard, tidied, code) == ([], ["up"], 130 if first == signal.SIGINT else 143)
+
+
+def test_a_command_without_a_signal_leaves_the_handlers_as_they_were():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
+    try:
+        one_line_errors(lambda: None)()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) == before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("rows", "code"), [(['{"text": "a"}'], 0), (['{"text": "a"}', "{}"], 2)])
+def test_where_nothing_can_be_said_the_exit_code_still_tells(tmp_path, rows, code):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        assert start("score", path, stdout=subprocess.DEVNULL, stderr=full).wait(timeout=60) == code
+
+
+def test_a_closed_standard_output_is_said(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}', encoding="utf-8")
+    command = f'exec "{sys.executable}" -m khabar score "{path}" >&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: standard output is closed; give --output\n")
+
+
+def test_standard_input_is_not_replaced_by_its_results(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}', encoding="utf-8")
+    with path.open("rb") as stream:
+        process = start("score", "-o", path, stdin=stream)
+        assert b"is an input too, which its results would replace" in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert path.read_text(encoding="utf-8") == '{"text": "a"}'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8(tmp_path):
+    path, out = tmp_path / os.fsdecode(b"n\xff.jsonl"), tmp_path / os.fsdecode(b"o\xff.jsonl")
+    path.write_text('{"text": "a"}\n{}', encoding="utf-8")
+    process = start("score", path, "-o", out)
+    assert b"scored 1 article; 1 row could not be scored" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    for arguments, message in (
+        (["-o", out.with_suffix(".parquet")], b"the name is not UTF-8, which writing Parquet needs"),
+        (["--text-field", os.fsdecode(b"te\xff")], b"which is not UTF-8; allowed: names that are"),
+    ):
+        process = start("score", path, *arguments)
+        assert message in process.communicate(timeout=60)[1]
+        assert process.returncode == 2
 
 
 def test_output_is_utf8_whatever_the_terminal_says(tmp_path):

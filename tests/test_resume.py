@@ -297,6 +297,59 @@ def test_two_runs_do_not_write_to_the_same_part_files(out):
         pass
 
 
+def test_of_a_run_at_work_nobody_is_told_that_it_was_stopped(out):
+    with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
+        parts.write(b"{}\n", b"", Done(n_rows=1))
+        with (
+            pytest.raises(KhabarError, match=r"\.part is being written by another run; wait for it, or stop it"),
+            PartFiles(out, {}, finish=os.replace, resume=False),
+        ):
+            pytest.fail("it was begun anew")
+        parts.finish()
+    assert names_in(out.parent) == ["results.jsonl"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there an open file cannot be removed")
+@pytest.mark.parametrize("moment", ["writing", "finishing"])
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_part_files_that_are_taken_away_are_missed(out, moment, begun_anew):
+    out.write_text("old", encoding="utf-8")
+
+    def robbed():
+        with PartFiles(out, {}, finish=os.replace, resume=False) as parts:
+            parts.write(b"{}\n", b"{}\n", Done(n_rows=2))
+            for path in (parts.part, parts.errors_part, parts.state):
+                path.unlink()
+            if begun_anew:
+                others.append(PartFiles(out, {}, finish=os.replace, resume=False).__enter__())
+            parts.finish() if moment == "finishing" else parts.write(b"{}\n", b"", Done(n_rows=3))
+
+    others = []
+    with pytest.raises(KhabarError, match="was removed or replaced while this run wrote it") as caught:
+        robbed()
+    assert not hasattr(caught.value, "__notes__"), "nothing is kept"
+    assert out.read_text(encoding="utf-8") == "old"
+    for other in others:
+        other.write(b"new\n", b"", Done(n_rows=1))
+        other.finish()
+        assert out.read_text(encoding="utf-8") == "new\n"
+    assert names_in(out.parent) == ["results.jsonl"]
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(out, monkeypatch):
+    def full(_self, _done):
+        Path(f"{out}.part.state.json.partial").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PartFiles, "_save", full)
+    with (
+        pytest.raises(KhabarError, match="No space left on device"),
+        PartFiles(out, {}, finish=os.replace, resume=False),
+    ):
+        pytest.fail("it was begun")
+    assert names_in(out.parent) == []
+
+
 def test_a_run_that_is_being_finished_is_left_alone(out):
     def finish(part, target):
         with (

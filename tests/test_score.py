@@ -167,6 +167,31 @@ def test_an_input_is_not_replaced_by_its_results(articles):
     assert articles.read_bytes() == before
 
 
+@pytest.mark.parametrize("beside", [".errors.jsonl", ".part", ".part.state.json", ".errors.jsonl.part"])
+def test_nor_by_what_is_kept_beside_them(articles, beside):
+    out = articles.parent / "results.jsonl"
+    given = articles.rename(f"{out}{beside}")
+    before = given.read_bytes()
+    sources = open_sources([given], input_format="jsonl")
+    with pytest.raises(KhabarError, match=r"is an input too, which what is kept beside .*results\.jsonl would replace"):
+        score_sources(FakeTagger(), sources, out, errors=io.BytesIO())
+    assert given.read_bytes() == before
+    assert names_in(out.parent) == [given.name]
+
+
+def test_a_stream_that_is_no_file_of_the_system_can_be_scored_into_a_file(out):
+    out.write_text("old", encoding="utf-8")
+    stdin = io.BytesIO(b'{"text": "a"}')
+    assert score_sources(FakeTagger(), open_sources(["-"]), out, errors=io.BytesIO(), stdin=stdin).n_articles == 1
+
+
+def test_a_link_to_itself_is_no_output(articles, tmp_path):
+    loop = tmp_path / "loop.jsonl"
+    loop.symlink_to(loop.name)
+    with pytest.raises(KhabarError, match="is a link that leads back to itself"):
+        score_file(articles, loop)
+
+
 def test_results_never_replace_an_article_of_a_folder(tmp_path):
     folder = tmp_path / "news"
     folder.mkdir()

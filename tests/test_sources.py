@@ -1,8 +1,10 @@
 """Reading what a user gives to score: every kind of input, and every kind of row that is no article."""
 
+import gzip
 import io
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,48 @@ def test_segments_of_a_row_are_kept_without_their_topics(tmp_path):
     segments = [{"start": 0, "end": 3, "topics": ["unheard of"], "note": 1}]
     path = write(tmp_path / "a.jsonl", json_lines({"id": "x", "text": "خبر", "segments": segments}))
     assert rows_of(path) == [Article(id="x", text="خبر", segments=(Segment(start=0, end=3),))]
+
+
+def test_what_a_run_keeps_beside_its_output_is_left_out_of_patterns(tmp_path):
+    for name in ("a.jsonl", "b.jsonl", "out.jsonl.errors.jsonl"):
+        write(tmp_path / name, json_lines({"id": name, "text": "خبر"}))
+    given = {"left_out": [tmp_path / "." / "out.jsonl.errors.jsonl"]}
+    sources = open_sources([tmp_path / "*.jsonl"], **given)
+    assert [Path(source.name).name for source in sources] == ["a.jsonl", "b.jsonl"]
+    (source,) = open_sources([tmp_path / "out.jsonl.errors.jsonl"], **given)
+    assert source.name.endswith("out.jsonl.errors.jsonl"), "by its name it can be given, and is refused later"
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch):
+    write(tmp_path / "a.txt", "خبر")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KhabarError, match=r"the name of an input is empty; allowed: \.jsonl"):
+        open_sources([""])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("b.txt", "خبر".encode("utf-16"), "UTF-16"),
+        ("b.txt", "خبر".encode("cp1256"), "not UTF-8"),
+        ("b.txt.gz", b"", "is not gzip"),
+        ("b.txt.gz", gzip.compress(b"x" * 999)[:12], "cut off"),
+    ],
+)
+def test_a_text_file_that_is_none_is_one_bad_row_however_it_is_given(tmp_path, name, content, reason):
+    good, bad = write(tmp_path / "news" / "a.txt", "خبر"), write(tmp_path / "news" / name, content)
+    for given in ([tmp_path / "news"], [good, bad], [tmp_path / "news" / "*.txt*"]):
+        one, other = rows_of(*given)
+        assert one == Article(id="a", text="خبر")
+        assert reason in other.reason
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_in_a_folder_are_left_out(tmp_path):
+    write(tmp_path / "a.txt", "خبر")
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "c.txt").symlink_to("b.txt")
+    assert rows_of(tmp_path) == [Article(id="a", text="خبر")]
 
 
 @pytest.mark.parametrize("missing", [{}, {"id": None}, {"id": ""}])
@@ -176,7 +220,7 @@ def test_bad_rows_of_csv(tmp_path):
         "1 fields",
         "not UTF-8: byte 0xff in column text at character 1",
         "not CSV",
-        "never closed",
+        "never closed; lines 9 to 10 were taken for one row",
     ]
     for (_, seen), reason in zip(bad, reasons, strict=True):
         assert reason in seen

@@ -43,6 +43,15 @@ def test_parquet_may_hold_texts_and_ids_in_many_ways(tmp_path, texts, ids):
     assert rows_of(path) == [Article(id="7", text="خبر"), Article(id="8", text="خبر")]
 
 
+def test_what_python_cannot_hold_is_a_bad_row(tmp_path):
+    kind = pa.list_(pa.struct({"start": pa.int64(), "end": pa.int64(), "at": pa.timestamp("us")}))
+    rows = [[{"start": 0, "end": 3, "at": at}] for at in (0, 2**60, None)]
+    path = parquet(tmp_path / "a.parquet", {"text": ["خبر"] * 3, "segments": pa.array(rows, kind)})
+    first, bad, last = rows_of(path)
+    assert (first.segments, last.segments) == ((Segment(start=0, end=3),),) * 2
+    assert bad.reason.startswith("column segments cannot be read: ")
+
+
 def test_bad_rows_of_parquet_have_the_row_s_number(tmp_path):
     texts = pa.array(["أ".encode(), None, b"a\xff", "ب".encode()], pa.binary()).view(pa.string())
     path = parquet(tmp_path / "a.parquet", {"text": texts})
