@@ -15,14 +15,16 @@ _PRELOADED = "khabar.inference.workers"
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver on Linux, and under Windows
 
 
-def start_if_needed(device: str, workers: int | None) -> None:
+def start_if_needed(device: str, workers: int | None, runtime: str) -> None:
     """Start the server where a tagger will have workers, for a process of khabar's own that has not imported torch yet.
 
     Args:
         device: As for `khabar.load`.
         workers: Likewise.
+        runtime: Likewise.
     """
-    on_gpu = device != "cpu" and any(map(os.path.exists, _GPU_FILES))
+    may_be_on_gpu = device != "cpu" and runtime != "onnx" and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    on_gpu = may_be_on_gpu and any(map(os.path.exists, _GPU_FILES))
     if on_gpu if workers is None else workers > 0:
         start_context()
 

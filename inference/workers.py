@@ -136,7 +136,11 @@ class _Pool(ProcessPoolExecutor):
     @property
     def has_lost_one(self) -> bool:
         """Whether a process has ended; the pool's own thread may not have seen it yet."""
-        return bool(wait([process.sentinel for process in self.processes], timeout=0))
+        processes = self.processes
+        if wait([process.sentinel for process in processes], timeout=0):
+            return True
+        # Between its end and that of its sentinel; to ask each one for its exit code would take much longer.
+        return any(process._popen is not None and process._popen.returncode is not None for process in processes)
 
     def look(self) -> None:
         """See whether a process has ended unseen; then end all, so that everyone who waits is told."""
@@ -251,7 +255,10 @@ class Workers:
         self, step: Callable[..., Any], arguments: Sequence[Any], *, again: bool = True
     ) -> tuple[_Pool, Future[_Packed]]:
         try:
-            if self._pool is None or self._pool.has_lost_one:
+            if self._pool is not None and self._n_unfinished == 1 and self._pool.has_lost_one:
+                self._pool.look()  # nobody else waits, who would; this has to be done by others
+                self._pool = None
+            if self._pool is None:
                 self._pool = _Pool(self.n, start_context(), initializer=_start, initargs=(self._work.parts(),))
             return self._pool, self._pool.submit(_do, step, arguments)
         except BrokenProcessPool as error:

@@ -153,13 +153,15 @@ def quiet_libraries() -> None:
         warnings.simplefilter("ignore")
 
 
-def load_tagger(model: str, *, device: str, workers: int | None = 0, **options: Any) -> Tagger:
+def load_tagger(model: str, *, device: str, workers: int | None = 0, runtime: str = "torch", **options: Any) -> Tagger:
     """Load a model, as `khabar.load` does, for a process that is the command's own. Imports torch."""
     from khabar.inference.fork_server import start_if_needed
 
-    start_if_needed(device, workers)  # it imports torch too: the sooner it begins, the sooner workers are there
+    start_if_needed(
+        device, workers, runtime
+    )  # it imports torch too: the sooner it begins, the sooner workers are there
     from khabar.inference.tagger import load
     from khabar.models.products import multiply_by_onednn
 
     multiply_by_onednn()
-    return load(model, device=device, workers=workers, **options)
+    return load(model, device=device, workers=workers, runtime=runtime, **options)

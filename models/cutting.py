@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerFast
 from khabar.models.text import ARABIC, SPACE, cleaning, splitting
 from khabar.models.words import split_words
 
-MOST_REMEMBERED = 1_000_000  # characters of tokens: of some 150,000, which take 36 MB
+MOST_REMEMBERED = 150_000  # tokens of usual length, which take 36 MB; they are counted by what they take
+_OF_A_TOKEN = 10  # what a token takes whatever its length, in characters, of which a usual one has seven
 _TOGETHER = 256  # tokens that are cut as one text; the tokenizer's threads share such texts out
 _SPACE = re.compile(f"[{SPACE}]")
 # Letters that cleaning leaves as they are; of one that stands three times in a row it takes some out.
@@ -116,14 +117,14 @@ class Cutter:
 
     def _remembered(self, tokens: Sequence[str]) -> tuple[_Memory, NDArray[np.intp]]:
         """Give a memory that has all of these tokens, and their numbers in it."""
-        if self._memory.n_characters > MOST_REMEMBERED:
+        if self._memory.size > MOST_REMEMBERED * (_OF_A_TOKEN + 7):
             self._memory = _Memory()
         memory = self._memory  # another thread may begin another one meanwhile
         numbers = [*map(memory.numbers.get, tokens)]
         new = [*dict.fromkeys(token for token, number in zip(tokens, numbers, strict=True) if number is None)]
         if new:
-            plain = [token for token in new if _PLAIN.fullmatch(token)]
-            memory.learn_plain(plain, [*map(self._backend.model.tokenize, plain)])
+            tokenize = self._backend.model.tokenize
+            memory.learn_plain({token: tokenize(token) for token in new if _PLAIN.fullmatch(token)})
             others = [token for token in new if token not in memory.numbers]
             parts = [others[start : start + _TOGETHER] for start in range(0, len(others), _TOGETHER)]
             for part, cut in zip(parts, self._cut_whole([*map(" ".join, parts)]), strict=True):
@@ -139,13 +140,14 @@ class _Memory:
         numbers: Each token's own, which `pieces` and `words` know it by.
         pieces: Of each token, ids and where they begin in it.
         words: Of each token, where they begin and end in it, and which of its pieces is their first.
-        n_characters: How long the tokens are together.
+        size: What they take together, in characters.
     """
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
         self.pieces, self.words = _Ragged(2), _Ragged(3)
-        self.n_characters = 0
+        self.size = 0
+        self._n_tokens = 0
         self._learning = threading.Lock()
 
     def learn(self, tokens: Sequence[str], cut: Cut) -> None:
@@ -159,42 +161,43 @@ class _Memory:
         words = np.column_stack([cut.words - starts[of_words][:, None], cut.word_pieces - first_pieces[of_words]])
         self._add(tokens, pieces, n_pieces, words, n_words)
 
-    def learn_plain(self, tokens: Sequence[str], pieces: Sequence[Sequence[Token]]) -> None:
+    def learn_plain(self, cut: Mapping[str, Sequence[Token]]) -> None:
         """Remember tokens that are one word each and need no cleaning, and the pieces that the model cuts them into."""
-        rows = [(piece.id, piece.offsets[0] // _BYTES_A_LETTER) for own in pieces for piece in own]
-        words = np.zeros((len(tokens), 3), dtype=np.int32)
-        words[:, 1] = [*map(len, tokens)]
-        n_pieces = np.array([*map(len, pieces)], dtype=np.intp)
-        self._add(tokens, np.array(rows, dtype=np.int32).reshape(-1, 2), n_pieces, words, np.ones_like(n_pieces))
+        cut = {token: pieces for token, pieces in cut.items() if pieces}  # not every kind of model has one for all
+        rows = [(piece.id, piece.offsets[0] // _BYTES_A_LETTER) for pieces in cut.values() for piece in pieces]
+        n_pieces = np.array([*map(len, cut.values())], dtype=np.intp)
+        words = np.zeros((len(cut), 3), dtype=np.int32)
+        words[:, 1] = [*map(len, cut)]
+        self._add([*cut], np.array(rows, dtype=np.int32).reshape(-1, 2), n_pieces, words, np.ones_like(n_pieces))
 
     def _add(
         self, tokens: Sequence[str], pieces: _Numbers, n_pieces: _Numbers, words: _Numbers, n_words: _Numbers
     ) -> None:
         with self._learning:
-            first = self.pieces.add(pieces, n_pieces)
-            self.words.add(words, n_words)
-            # Last: who finds a token here finds its rows. What two threads have learnt at once has two entries.
-            self.numbers.update(zip(tokens, range(first, first + len(tokens)), strict=True))
-            self.n_characters += sum(map(len, tokens))
+            first = self._n_tokens
+            self.pieces.put(first, pieces, n_pieces)
+            self.words.put(first, words, n_words)
+            # In this order: what is interrupted before leaves nothing, and who finds a token finds its rows. What two
+            # threads have learnt at once has two entries.
+            self._n_tokens += len(tokens)
+            self.numbers.update(zip(tokens, range(first, self._n_tokens), strict=True))
+            self.size += sum(map(len, tokens)) + _OF_A_TOKEN * len(tokens)
 
 
 class _Ragged:
-    """Entries of some rows each, which are added and never change."""
+    """Entries of some rows each, which are added and never change. Whoever adds some keeps count of them."""
 
     def __init__(self, n_columns: int) -> None:
-        self._n_entries = self._n_rows = 0
         self._stops = np.zeros(1, dtype=np.intp)  # of each entry's rows, behind a zero
         self._rows = np.zeros((0, n_columns), dtype=np.int32)
 
-    def add(self, rows: _Numbers, counts: _Numbers) -> int:
-        """Add entries that have so many rows each; give the first one's number."""
-        first, n_entries, n_rows = self._n_entries, self._n_entries + len(counts), self._n_rows + len(rows)
+    def put(self, first: int, rows: _Numbers, counts: _Numbers) -> None:
+        """Put entries that have so many rows each behind the first ones, over what was put there and not counted."""
+        begin, end, stop = int(self._stops[first]), int(self._stops[first]) + len(rows), first + len(counts)
         # Whoever has taken the old array meanwhile reads on in it.
-        self._stops, self._rows = _with_room(self._stops, n_entries + 1), _with_room(self._rows, n_rows)
-        self._rows[self._n_rows : n_rows] = rows
-        self._stops[first + 1 : n_entries + 1] = self._n_rows + counts.cumsum()
-        self._n_entries, self._n_rows = n_entries, n_rows
-        return first
+        self._stops, self._rows = _with_room(self._stops, stop + 1), _with_room(self._rows, end)
+        self._rows[begin:end] = rows
+        self._stops[first + 1 : stop + 1] = begin + counts.cumsum()
 
     def take(self, entries: NDArray[np.intp]) -> tuple[Rows, NDArray[np.intp]]:
         """Give a copy of the entries' rows, end to end, and how many rows each has."""

@@ -81,18 +81,39 @@ def test_what_was_cut_once_is_not_cut_again(tokenizer: PreTrainedTokenizerFast, 
 
 
 def test_it_forgets_all_when_it_remembers_much(tokenizer: PreTrainedTokenizerFast, monkeypatch) -> None:
-    monkeypatch.setattr(cutting, "MOST_REMEMBERED", 60)
+    monkeypatch.setattr(cutting, "MOST_REMEMBERED", 10)
     cutter = Cutter(tokenizer)
     held = []
     for text in TEXTS * 3:
         assert seen(cutter.cut([text])[0]) == plainly(tokenizer, text)
-        held.append(cutter._memory.n_characters)
-    assert max(held) <= 60 + max(map(len, TEXTS))
+        held.append(cutter._memory.size)
+    assert max(held) <= 10 * 17 + max(len(text) + 10 * len(text.split(" ")) for text in TEXTS)
     assert any(later < earlier for earlier, later in pairwise(held))
 
 
+@pytest.mark.parametrize("table", ["pieces", "words"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_is_interrupted_while_it_learns_leaves_nothing_wrong(tokenizer, monkeypatch, table, moment) -> None:
+    cutter = Cutter(tokenizer)
+    cutter.cut(TEXTS[:2])
+    rows = getattr(cutter._memory, table)
+    put = rows.put
+
+    def interrupted(*given: object) -> None:
+        if moment == "after":
+            put(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cutter.cut(["ثلاث كلمات جديدة، ورابعة"])
+    monkeypatch.undo()
+    for text in [*TEXTS, "كلمات أخرى من الأخبار"] * 2:
+        assert seen(cutter.cut([text])[0]) == plainly(tokenizer, text)
+
+
 def test_several_threads_may_cut_at_once(tokenizer: PreTrainedTokenizerFast, monkeypatch) -> None:
-    monkeypatch.setattr(cutting, "MOST_REMEMBERED", 2_000)
+    monkeypatch.setattr(cutting, "MOST_REMEMBERED", 200)
     words = [word for text in TEXTS for word in text.split()]
     texts = [" ".join(f"{one}{n % 7}{other}" for n, other in enumerate(words)) for one in words]
     expected = [plainly(tokenizer, text) for text in texts]

@@ -91,17 +91,21 @@ def test_where_there_is_no_fork_server_processes_start_anew(crew, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("device", "workers", "files", "starts"),
+    ("device", "workers", "runtime", "files", "visible", "starts"),
     [
-        ("cpu", 2, [], True),
-        ("auto", 0, ["."], False),
-        ("auto", None, [], False),
-        ("auto", None, ["."], True),
-        ("cuda:1", None, ["."], True),
-        ("cpu", None, ["."], False),
+        ("cpu", 2, "onnx", [], "", True),
+        ("auto", 0, "torch", ["."], "0", False),
+        ("auto", None, "torch", [], "0", False),
+        ("auto", None, "compiled", ["."], "0", True),
+        ("cuda:1", None, "torch", ["."], "0", True),
+        ("cpu", None, "torch", ["."], "0", False),
+        ("auto", None, "onnx", ["."], "0", False),
+        ("auto", None, "torch", ["."], "", False),
     ],
 )
-def test_a_command_that_will_have_workers_starts_their_server_before_it_imports_torch(device, workers, files, starts):
+def test_a_command_that_will_have_workers_starts_their_server_before_it_imports_torch(
+    device, workers, runtime, files, visible, starts
+):
     code = (
         "import sys, importlib\n"
         "from khabar import cli_common\n"
@@ -113,11 +117,12 @@ def test_a_command_that_will_have_workers_starts_their_server_before_it_imports_
         "    if name == 'torch': raise Seen\n"
         "sys.meta_path.insert(0, type('Finder', (), {'find_spec': importing}))\n"
         "try:\n"
-        f"    cli_common.load_tagger('embedded', device={device!r}, workers={workers!r})\n"
+        f"    cli_common.load_tagger('embedded', device={device!r}, workers={workers!r}, runtime={runtime!r})\n"
         "except Seen:\n"
         "    print(forkserver._forkserver._forkserver_pid is not None)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert run.stdout.split() == [str(starts)]
 
 
@@ -183,6 +188,20 @@ def test_what_is_not_urgent_waits_until_a_process_would_have_nothing_to_do(crew,
             (tmp_path / "rest").touch()
         begun += [future.result(timeout=20) for future in waiting]
     assert [work.result() for work in begun] == [None] * len(begun)
+
+
+def test_work_that_nobody_waits_for_is_not_counted_for_ever(crew, monkeypatch):
+    monkeypatch.setattr("khabar.inference.workers.LOOK_SECONDS", 0.5)
+    workers = crew._workers
+    for _ in range(workers.n + AT_HAND + 3):
+        workers.submit(ends_in_the_middle_of_its_result)
+    while all(process.is_alive() for process in workers._pool.processes):
+        time.sleep(0.05)
+    with pytest.raises(KhabarError, match="ended unexpectedly"):
+        workers.submit(process_of).result()
+    assert workers.submit_when_room(process_of).result() != os.getpid(), "others have taken their place"
+    crew.close()
+    assert not children()
 
 
 def test_waiting_for_room_sees_that_a_worker_has_ended(crew, monkeypatch):
