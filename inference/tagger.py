@@ -58,7 +58,7 @@ def load(
             slower on one with neither; or `auto`: bf16 on a GPU, fp32 on a CPU. An exported folder has a precision of
             its own and takes `auto`.
         workers: Processes that encode texts and read results beside this one: a GPU reads articles faster than one
-            process can prepare them. Each takes some 150 MB. None stands for as many as suit the device and the
+            process can prepare them. Each takes some 200 MB. None stands for as many as suit the device and the
             machine: for a GPU up to 14, two fewer than processors; a CPU has no use for them. With some, a function
             given to `map_chunks` must be one that can be sent to them.
 
