@@ -77,9 +77,9 @@ def from_table(table: pa.Table, labels: LabelSet) -> list[Example]:
         zip(table.column("n_characters").to_pylist(), table.column("weight").to_pylist(), strict=True)
     ):
         row = {name: rows[k] for name, rows in lists.items()}
-        input_ids, sizes = row["input_ids"].astype(np.int64), row["segment_sizes"]
+        input_ids, sizes = row["input_ids"], row["segment_sizes"]
         piece_segments = np.repeat(np.arange(len(sizes)), sizes)
-        word_pieces = np.flatnonzero(np.unpackbits(row["word_starts"], count=len(input_ids)))
+        word_pieces = np.flatnonzero(np.unpackbits(row["word_starts"], count=len(input_ids))).astype(np.int32)
         n_bytes = -(-n_tags // 8)
         allowed = np.unpackbits(row["allowed_tags"].reshape(len(word_pieces), n_bytes), axis=1, count=n_tags)
         encoded = EncodedArticle(
