@@ -118,9 +118,14 @@ class PartFiles:
                 stream.truncate(length)
                 stream.seek(length)
         except BaseException as error:
+            # Of this run nothing was done that could be gone on with; another's may stand there by now.
+            ours = [path for stream, path in zip(self._streams, self._files, strict=True) if _is_at(stream, path)]
+            if sys.platform == "win32":  # where an open file cannot be removed
+                self._close()
+            for path in [path for path in ours if path in made]:
+                path.unlink()
+                Path(f"{self.state}.partial").unlink(missing_ok=True)
             self._close()
-            for path in (*made, *([Path(f"{self.state}.partial")] if before is None else [])):
-                path.unlink(missing_ok=True)  # nothing was done that could be gone on with
             if isinstance(error, OSError):
                 raise self._cannot_write(error) from None
             raise

@@ -336,6 +336,26 @@ def test_part_files_that_are_taken_away_are_missed(out, moment, begun_anew):
     assert names_in(out.parent) == ["results.jsonl"]
 
 
+def test_of_two_runs_that_begin_at_the_same_moment_one_is_left_alone(out, monkeypatch):
+    open_locked, others = part._open_locked, []
+
+    def after_another(path):
+        monkeypatch.setattr(part, "_open_locked", open_locked)
+        others.append(PartFiles(out, {}, finish=os.replace, resume=False).__enter__())
+        return open_locked(path)
+
+    monkeypatch.setattr(part, "_open_locked", after_another)
+    with (
+        pytest.raises(KhabarError, match="is being written by another run"),
+        PartFiles(out, {}, finish=os.replace, resume=False),
+    ):
+        pytest.fail("it was begun anew")
+    others[0].write(b"{}\n", b"", Done(n_rows=1))
+    others[0].finish()
+    assert out.read_bytes() == b"{}\n"
+    assert names_in(out.parent) == ["results.jsonl"]
+
+
 def test_a_run_that_cannot_begin_leaves_nothing(out, monkeypatch):
     def full(_self, _done):
         Path(f"{out}.part.state.json.partial").touch()
