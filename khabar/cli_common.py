@@ -157,9 +157,8 @@ def load_tagger(model: str, *, device: str, workers: int | None = 0, runtime: st
     """Load a model, as `khabar.load` does, for a process that is the command's own. Imports torch."""
     from khabar.inference.fork_server import start_if_needed
 
-    start_if_needed(
-        device, workers, runtime
-    )  # it imports torch too: the sooner it begins, the sooner workers are there
+    # Their server imports torch too: the sooner it begins, the sooner workers are there.
+    start_if_needed(device, workers, runtime)
     from khabar.inference.tagger import load
     from khabar.models.products import multiply_by_onednn
 
