@@ -58,12 +58,24 @@ def prepare(model: nn.Module, *, bf16: bool = False) -> None:
         bf16: Whether its products will be computed in bfloat16, under autocast.
     """
     bound_kernels()
-    suit_attention(model, by_onednn=can_prepack(bf16=bf16))
+    suit_attention(model)
     for module in model.modules():
+        if type(module).__name__ == "ModernBertAttention":
+            _prepare_modernbert(module)
         if type(module) is nn.Linear and _has_weight(module):
             module.__class__ = PreparedLinear
         if isinstance(module, PreparedLinear):
             module.ready(torch.bfloat16 if bf16 else torch.float32)
+
+
+def _prepare_modernbert(attention: nn.Module) -> None:
+    # Its package is loaded with such a model; others do without what it takes along.
+    from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
+
+    from khabar.inference.modernbert import PreparedAttention
+
+    if type(attention) is ModernBertAttention:
+        attention.__class__ = PreparedAttention
 
 
 def _has_weight(linear: nn.Linear) -> bool:

@@ -10,22 +10,28 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, BertConfig, ModernBertConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function
-
-from khabar.inference import attention
-from khabar.inference.attention import (
-    added_to_scores,
-    attend_as_one_step,
-    attend_written_out,
-    compile_attention,
-    suit_attention,
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    bidirectional_mask_function,
+    sdpa_mask,
+    sliding_window_bidirectional_mask_function,
 )
+from transformers.models.modernbert.modeling_modernbert import (
+    ModernBertAttention,
+    ModernBertRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
+
+from khabar.inference import attention, attention_cpu, attention_gpu, masks
+from khabar.inference.attention import attend_as_one_step, attend_on_cpu, compile_attention, suit_attention
+from khabar.inference.masks import added_to_scores, hide_on_cpu, hide_on_gpu
+from khabar.inference.modernbert import PreparedAttention, turn
 from khabar.inference.prepared import can_prepack, prepare
 from khabar.models.folder import load_model, save_model
 
 needs_bf16 = pytest.mark.skipif(not can_prepack(bf16=True), reason="needs a processor with bfloat16 products in oneDNN")
 
-OURS = "khabar_written_out"
+OURS = "khabar_on_cpu"
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
 CONFIGS = {
     "bert": BertConfig(**SIZES),
@@ -53,12 +59,12 @@ def encoder_config(bert_config):
 
 @pytest.fixture
 def on_its_processor(monkeypatch):
-    monkeypatch.setattr(attention, "torch_multiplies_slowly", lambda: True)
+    monkeypatch.setattr(attention_cpu, "torch_multiplies_slowly", lambda: True)
 
 
 @pytest.fixture(params=[True, False], ids=["fast float32", "slow float32"])
 def has_fast_float32(request, monkeypatch):
-    monkeypatch.setattr(attention, "onednn_multiplies", lambda: request.param)
+    monkeypatch.setattr(attention_cpu, "onednn_multiplies", lambda: request.param)
     return request.param
 
 
@@ -89,14 +95,14 @@ def encode(encoder, **given):
 )
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
 def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, dtype, apart, monkeypatch):
-    monkeypatch.setattr(attention, "_MOST_SCORES", most)
-    monkeypatch.setattr(attention, "onednn_multiplies", lambda: True)
+    monkeypatch.setattr(attention_cpu, "_MOST_SCORES", most)
+    monkeypatch.setattr(attention_cpu, "onednn_multiplies", lambda: True)
     seen = MASKS[mask]
     mask_ = None if seen is None else seen[:, None, None, :].expand(3, 1, 11, 11)
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask_, scaling=0.3)
     monkeypatch.setattr(attention, "sdpa_attention_forward", None)
     with torch.inference_mode():
-        got, weights = attend_written_out(Layer(), *(one.to(dtype) for one in states), mask_, scaling=0.3)
+        got, weights = attend_on_cpu(Layer(), *(one.to(dtype) for one in states), mask_, scaling=0.3)
     assert weights is None
     assert got.dtype == dtype
     assert got.shape == (3, 11, 4, 8)
@@ -109,7 +115,7 @@ def test_written_out_it_attends_as_torchs_kernel_does(states, mask, most, dtype,
 def test_of_nothing_it_makes_nothing(shape):
     none = torch.zeros(shape, dtype=torch.bfloat16)
     with torch.inference_mode():
-        got, _ = attend_written_out(Layer(), none, none, none, None)
+        got, _ = attend_on_cpu(Layer(), none, none, none, None)
     assert got.shape == (shape[0], shape[2], 4, 8)
 
 
@@ -127,20 +133,20 @@ def test_of_nothing_it_makes_nothing(shape):
     ids=["slow float32", "float64", "causal", "causal for once", "too long", "a mask of numbers", "a bias"],
 )
 def test_what_it_is_not_made_for_is_left_to_torchs_kernel(states, dtype, is_causal, longest, given, monkeypatch):
-    monkeypatch.setattr(attention, "_LONGEST", longest)
-    monkeypatch.setattr(attention, "onednn_multiplies", lambda: False)
+    monkeypatch.setattr(attention_cpu, "_LONGEST", longest)
+    monkeypatch.setattr(attention_cpu, "onednn_multiplies", lambda: False)
     layer = Layer()
     layer.is_causal = is_causal
     states = [one.to(dtype) for one in states]
     given = {"attention_mask": None, **given}
     with torch.inference_mode():
         expected, _ = sdpa_attention_forward(layer, *states, **given)
-        got, _ = attend_written_out(layer, *states, **given)
+        got, _ = attend_on_cpu(layer, *states, **given)
     assert torch.equal(got, expected)
 
 
 def test_compiled_it_leaves_the_graph_whole(states):
-    compiled = torch.compile(partial(attend_written_out, Layer()), backend="eager", fullgraph=True)
+    compiled = torch.compile(partial(attend_on_cpu, Layer()), backend="eager", fullgraph=True)
     with torch.inference_mode():
         expected, _ = sdpa_attention_forward(Layer(), *states, None)
         got, _ = compiled(*states, None)
@@ -150,14 +156,27 @@ def test_compiled_it_leaves_the_graph_whole(states):
 @pytest.mark.parametrize("mask", [None, torch.ones(3, 1, 11, 11, dtype=torch.bool).tril()], ids=["all", "some"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_compiled_as_one_step_it_says_what_it_says_written_out(states, mask, dtype, monkeypatch):
-    monkeypatch.setattr(attention, "onednn_multiplies", lambda: True)
+    monkeypatch.setattr(attention_cpu, "onednn_multiplies", lambda: True)
     attention.make_known()
     states = [one.to(dtype) for one in states]
     compiled = torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)
     with torch.inference_mode():
-        expected, _ = attend_written_out(Layer(), *states, mask, scaling=0.3)
+        expected, _ = attend_on_cpu(Layer(), *states, mask, scaling=0.3)
         got, _ = compiled(*states, mask, scaling=0.3)
     assert torch.equal(got, expected)
+
+
+def test_compiled_as_one_step_it_looks_only_so_far(states, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "_BLOCK", 4)
+    attention.make_known()
+    compiled = torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch.inference_mode():
+        expected, _ = attend_on_cpu(Layer(), *states, near(2)[None, None], sliding_window=3)
+        got, _ = compiled(*states, near(2)[None, None], sliding_window=3)
+        # Of the mask alone it would look further.
+        whole, _ = compiled(*states, None, sliding_window=3)
+    assert torch.equal(got, expected)
+    assert not torch.equal(whole, sdpa_attention_forward(Layer(), *states, None)[0])
 
 
 def test_as_one_step_gradients_are_torchs(states):
@@ -172,7 +191,7 @@ def test_one_mask_can_serve_all_rows(states):
     mask = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
     expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), mask)
     with torch.inference_mode():
-        got, _ = attend_written_out(Layer(), *states, mask)
+        got, _ = attend_on_cpu(Layer(), *states, mask)
     torch.testing.assert_close(got.float(), expected, atol=2e-2, rtol=2e-2)
 
 
@@ -221,19 +240,173 @@ def test_in_float32_it_changes_where_products_are_faster(encoder, has_fast_float
         ({"avx512_bf16": True, "amx_tile": True}, False),
         ({"avx512_bf16": False}, False),
         ({}, False),
+        (None, False),
     ],
+    ids=["without AMX", "with AMX", "without bfloat16", "nothing", "a torch that does not say"],
 )
 @needs_bf16
-def test_it_goes_by_what_the_processor_has(tiny_model, monkeypatch, has, does):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    prepare(tiny_model.encoder, bf16=True)
-    assert (tiny_model.encoder.config._attn_implementation == OURS) == does
+def test_whether_it_is_written_out_goes_by_what_the_processor_has(states, monkeypatch, has, does):
+    written = []
+    monkeypatch.setattr(attention_cpu, "_write_out", lambda query, *_: written.append(1) or query)
+    if has is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    with torch.inference_mode():
+        attend_on_cpu(Layer(), *states, None)
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+        attend_on_cpu(Layer(), *states, None)
+    assert bool(written) == does
+    assert len(written) <= 1, "never without oneDNN"
 
 
-def test_a_torch_that_does_not_say_what_the_processor_has_changes_nothing(tiny_model, monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    prepare(tiny_model.encoder, bf16=True)
-    assert tiny_model.encoder.config._attn_implementation == "sdpa"
+@pytest.fixture
+def in_small_blocks(monkeypatch):
+    """Blocks of four queries; gives the numbers of queries and keys of each that torch's kernel is asked for."""
+    monkeypatch.setattr(attention_cpu, "_BLOCK", 4)
+    asked, kernel = [], attention_cpu.by_torchs_kernel
+
+    def ask(query, key, *given):
+        asked.append((query.shape[2], key.shape[2]))
+        return kernel(query, key, *given)
+
+    monkeypatch.setattr(attention_cpu, "by_torchs_kernel", ask)
+    return asked
+
+
+def near(reach, pieces=11):
+    places = torch.arange(pieces)
+    return (places[:, None] - places).abs() <= reach
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3, 5, 11])
+@pytest.mark.parametrize("rows_seen", ["all", "padded"])
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
+def test_in_blocks_it_attends_as_over_the_whole(
+    states, reach, rows_seen, written_out, dtype, apart, in_small_blocks, monkeypatch
+):
+    monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: written_out)
+    seen = near(reach)[None, None].expand(3, 1, 11, 11)
+    if rows_seen == "padded":
+        seen = seen & MASKS["padded"][:, None, None]
+    expected, _ = sdpa_attention_forward(Layer(), *(one.float() for one in states), seen, scaling=0.3)
+    given = [one.to(dtype) for one in states]
+    with torch.inference_mode():
+        for mask in (seen, added_to_scores(seen, dtype)):
+            got, _ = attend_on_cpu(Layer(), *given, mask, scaling=0.3, sliding_window=reach + 1)
+            assert got.isfinite().all()
+            shown = seen.any(-1).expand(3, 4, 11).transpose(1, 2)
+            torch.testing.assert_close(got.float()[shown], expected[shown], atol=apart, rtol=apart)
+
+
+@pytest.mark.parametrize(
+    ("window", "asked_for"),
+    [
+        (2, [(4, 5), (4, 6), (3, 4)]),
+        (4, [(4, 7), (4, 10), (3, 6)]),
+        (1, [(4, 4), (4, 4), (3, 3)]),
+        (7, [(11, 11)]),
+        (None, [(11, 11)]),
+    ],
+)
+def test_a_block_looks_no_further_than_its_queries(states, window, asked_for, in_small_blocks, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: False)
+    mask = None if window is None else near(window - 1)[None, None]
+    with torch.inference_mode():
+        attend_on_cpu(Layer(), *states, mask, sliding_window=window)
+    assert in_small_blocks == asked_for
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_encoder_of_which_layers_look_only_so_far_says_what_it_said(bf16, written_out, in_small_blocks, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: written_out)
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(deepcopy(CONFIGS["modernbert"])).eval()
+    with torch.inference_mode():
+        exact = encode(encoder, enabled=False)
+        before = encode(encoder, enabled=bf16)
+        prepare(encoder, bf16=bf16)
+        after = encode(encoder, enabled=bf16)
+    # The first looks at all, the two others 4 pieces far: ten blocks each.
+    assert len(in_small_blocks) == (0 if written_out else 1 + 2 * 10)
+    assert (after - exact).abs().max() <= (3 * (before - exact).abs().max() if bf16 else 1e-5)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_masks_are_made_once_as_what_is_added_to_scores(bf16):
+    usual = {"batch_size": 3, "q_length": 11, "kv_length": 11, "device": "cpu", "dtype": torch.float32}
+    usual |= {"attention_mask": MASKS["padded"], "allow_is_causal_skip": False, "allow_is_bidirectional_skip": True}
+    of_all = usual | {"mask_function": bidirectional_mask_function}
+    local = usual | {"mask_function": sliding_window_bidirectional_mask_function(2), "local_size": 2}
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for given, shape in ((of_all, (3, 1, 1, 11)), (local, (3, 1, 11, 11))):
+            added = hide_on_cpu(**given)
+            assert added.shape == shape
+            assert added.dtype == dtype
+            assert torch.equal((added == 0).expand(3, 1, 11, 11), sdpa_mask(**given))
+            assert (added[added != 0] == torch.finfo(dtype).min).all()
+        assert hide_on_cpu(**of_all | {"attention_mask": torch.ones(3, 11, dtype=torch.bool)}) is None
+    for given in (of_all, local):
+        assert torch.equal(hide_on_cpu(**given), sdpa_mask(**given)), "outside inference mode, what transformers makes"
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_queries_and_keys_are_turned_by_their_places(in_order):
+    torch.manual_seed(0)
+    config = deepcopy(CONFIGS["modernbert"])
+    places = torch.arange(11)[None] if in_order else torch.randint(0, 30, (3, 11))
+    cosines, sines = ModernBertRotaryEmbedding(config)(torch.randn(3, 11, 32), places, "full_attention")
+    states = torch.randn(3, 11, 2, 4, 8)
+    expected = apply_rotary_pos_emb(*states.transpose(1, 3).unbind(2), cosines, sines)
+    found = turn(states, cosines, sines).transpose(1, 3).unbind(2)
+    scores = [query @ key.transpose(-1, -2) for query, key in (expected, found)]
+    torch.testing.assert_close(scores[1], scores[0])
+    assert turn(states.bfloat16(), cosines, sines).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def modernbert():
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(deepcopy(CONFIGS["modernbert"])).eval()
+    prepare(encoder)
+    assert {type(layer.attn) for layer in encoder.layers} == {PreparedAttention}
+    return encoder
+
+
+@pytest.mark.parametrize("how", ["training", "outside inference mode", "eager attention"])
+def test_a_prepared_layer_is_the_layer_it_was_where_it_does_not_suit(modernbert, how, monkeypatch):
+    monkeypatch.setattr("khabar.inference.modernbert.turn", None)
+    if how == "training":
+        modernbert.train()
+    if how == "eager attention":
+        modernbert.set_attn_implementation("eager")
+    with torch.inference_mode(how != "outside inference mode"):
+        assert encode(modernbert, enabled=False).isfinite().all()
+    if how == "eager attention":
+        with torch.inference_mode():
+            given = modernbert(input_ids=torch.tensor([[3, 4, 5]]), output_attentions=True)
+        assert [weights.shape for weights in given.attentions] == [(1, 4, 3, 3)] * 3
+
+
+def test_a_prepared_layer_can_be_copied_and_pickled(modernbert):
+    with torch.inference_mode():
+        expected = encode(modernbert, enabled=False)
+        for copy in (deepcopy(modernbert), pickle.loads(pickle.dumps(modernbert))):
+            assert type(copy.layers[0].attn) is PreparedAttention
+            assert torch.equal(encode(copy, enabled=False), expected)
+
+
+def test_layers_that_derive_from_modernberts_are_left_alone():
+    class Another(ModernBertAttention):
+        pass
+
+    encoder = AutoModel.from_config(deepcopy(CONFIGS["modernbert"])).eval()
+    encoder.layers[1].attn.__class__ = Another
+    prepare(encoder)
+    assert [type(layer.attn) for layer in encoder.layers] == [PreparedAttention, Another, PreparedAttention]
 
 
 def test_a_model_that_attends_otherwise_by_choice_goes_on_so(encoder):
@@ -297,10 +470,10 @@ def as_on_gpu(monkeypatch):
     made = []
 
     def hide(**given):
-        made.append(attention.hide_on_gpu(**given | {"device": "cuda", "dtype": torch.bfloat16}))
+        made.append(hide_on_gpu(**given | {"device": "cuda", "dtype": torch.bfloat16}))
         return made[-1]
 
-    monkeypatch.setattr(attention, "_has_flash", lambda: True)
+    monkeypatch.setattr(masks, "has_flash", lambda: True)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "khabar_on_gpu", hide)
     return made
 
@@ -335,8 +508,8 @@ def test_other_masks_are_made_whole(as_on_gpu, given, monkeypatch):
     usual |= {"dtype": torch.bfloat16, "attention_mask": MASKS["padded"], "device": "cuda"}
     monkeypatch.setattr("transformers.masking_utils.sdpa_mask", lambda **_: torch.ones(3, 1, 11, 11, dtype=torch.bool))
     with torch.inference_mode():
-        assert attention.hide_on_gpu(**usual).shape == (3, 1, 1, 1)
-        whole = attention.hide_on_gpu(**usual | given)
+        assert hide_on_gpu(**usual).shape == (3, 1, 1, 1)
+        whole = hide_on_gpu(**usual | given)
     assert whole.shape == (3, 1, 11, 11)
     assert whole.dtype == given.get("dtype", torch.bfloat16)
 
@@ -345,8 +518,8 @@ def test_other_masks_are_made_whole(as_on_gpu, given, monkeypatch):
 def test_of_lengths_a_gpu_takes_flash_attention(monkeypatch):
     encoder = AutoModel.from_config(deepcopy(CONFIGS["bert"])).eval().cuda()
     suit_attention(encoder)
-    taken, kernel = [], attention._by_flash_kernel
-    monkeypatch.setattr(attention, "_by_flash_kernel", lambda *given: taken.append(1) or kernel(*given))
+    taken, kernel = [], attention_gpu._by_flash_kernel
+    monkeypatch.setattr(attention_gpu, "_by_flash_kernel", lambda *given: taken.append(1) or kernel(*given))
     with torch.inference_mode():
         encode(encoder)
     assert len(taken) == 3, "one for each layer"

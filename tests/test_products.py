@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from khabar.inference.attention import attend_written_out
+from khabar.inference.attention import attend_on_cpu
 from khabar.models import products
 from khabar.models.products import multiply_by_onednn, onednn_multiplies, torch_multiplies_slowly
 
@@ -95,7 +95,7 @@ def test_attention_goes_by_it():
 
     def attend():
         with torch.inference_mode():
-            return attend_written_out(torch.nn.Module(), *states, None, is_causal=False)[0]
+            return attend_on_cpu(torch.nn.Module(), *states, None, is_causal=False)[0]
 
     before = attend()
     multiply_by_onednn()
