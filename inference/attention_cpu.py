@@ -59,7 +59,11 @@ def _blocks(pieces: int, reach: int | None) -> Iterator[tuple[slice, slice]]:
 
 def _is_written_out(dtype: torch.dtype) -> bool:
     """Say whether two products and a softmax are faster here than torch's kernel."""
-    if not torch_multiplies_slowly() or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+    if (
+        not torch_multiplies_slowly()
+        or not torch.backends.mkldnn.is_available()
+        or not bool(torch.backends.mkldnn.enabled)
+    ):
         return False
     return dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_multiplies())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 LENGTHS = torch.int32  # of a mask that says how many pieces of each row are seen
 HALVES = (torch.bfloat16, torch.float16)  # what a GPU's flash attention computes in
-ALIGNED = 8  # elements: rows of what is added to scores begin at multiples of so many, for the GPU's kernels
+ALIGNED = 8  # elements: what the GPU's kernels read at a time of what is added to scores
 
 
 def hide_on_cpu(**given: Any) -> Tensor | None:
@@ -70,7 +70,7 @@ def hide_on_gpu(**given: Any) -> Tensor | None:
         return lengths[:, None, None, None]
     # Whether all is seen would have to be asked of the GPU, which has other work to do before.
     seen = cast("Tensor", sdpa_mask(**given | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}))
-    return added_to_scores(seen, dtype)
+    return added_to_scores(seen, dtype, aligned=ALIGNED)
 
 
 def _precision(device: str, dtype: torch.dtype) -> torch.dtype:
@@ -86,16 +86,17 @@ def has_flash() -> bool:
     return bool(built) and any(argument.name == "seqused_k" for argument in kernel._schema.arguments)
 
 
-def added_to_scores(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn what pieces see into what is added to their scores, in rows that begin where the GPU's kernel can read them.
+def added_to_scores(seen: Tensor, dtype: torch.dtype, *, aligned: int = 1) -> Tensor:
+    """Turn what pieces see into what is added to their scores.
 
     Args:
         seen: (…, queries, keys) bool.
         dtype: Of the scores.
+        aligned: Elements; queries begin at multiples of so many.
 
     Returns:
         The same shape: zero where it is true, else very low.
     """
     *others, n_keys = seen.shape
-    added = torch.zeros(*others, -(-n_keys // ALIGNED) * ALIGNED, dtype=dtype, device=seen.device)[..., :n_keys]
+    added = torch.zeros(*others, -(-n_keys // aligned) * aligned, dtype=dtype, device=seen.device)[..., :n_keys]
     return added.masked_fill_(~seen, torch.finfo(dtype).min)

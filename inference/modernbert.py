@@ -5,7 +5,7 @@ Changes how the layer runs, not what it says. Knows nothing of texts, or of the 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertAttenti
 
 from khabar.inference.attention import ON_CPU, attend_on_cpu
 
-_Attended = tuple[Tensor, Tensor | None]
 
-
-class PreparedAttention(ModernBertAttention):  # type: ignore[misc]
+class PreparedAttention(ModernBertAttention):
     """ModernBERT's attention that in inference mode on a CPU takes fewer steps; made of another one by `prepare`."""
 
     def forward(
@@ -25,7 +23,7 @@ class PreparedAttention(ModernBertAttention):  # type: ignore[misc]
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         attention_mask: Tensor | None = None,
         **given: Any,
-    ) -> _Attended:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend: (rows, pieces, model width) to the same shape; and the weights, or None. Arguments: the base's."""
         if (
             torch.compiler.is_compiling()  # first: torch.compile cannot trace the next
@@ -34,7 +32,7 @@ class PreparedAttention(ModernBertAttention):  # type: ignore[misc]
             or self.config._attn_implementation != ON_CPU
             or position_embeddings is None
         ):
-            return cast("_Attended", super().forward(hidden_states, position_embeddings, attention_mask, **given))
+            return super().forward(hidden_states, position_embeddings, attention_mask, **given)
         states = self.Wqkv(hidden_states).unflatten(-1, (3, -1, self.head_dim))  # (rows, pieces, 3, heads, head width)
         query, key = turn(states[:, :, :2], *position_embeddings).transpose(1, 3).unbind(2)
         attended, _ = attend_on_cpu(

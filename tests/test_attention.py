@@ -445,7 +445,7 @@ def test_what_is_added_to_scores_hides_what_is_not_seen(n_keys):
     query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, n_keys, 8)
     seen = torch.rand(2, 1, 5, n_keys) > 0.5
     seen[0, :, 0] = False  # as padding sees nothing far away
-    added = added_to_scores(seen, torch.float32)
+    added = added_to_scores(seen, torch.float32, aligned=8)
     assert added.shape == seen.shape
     assert added.stride(-2) % 8 == 0
     expected = functional.scaled_dot_product_attention(query, key, key, attn_mask=seen)
