@@ -153,23 +153,28 @@ def test_compiled_it_leaves_the_graph_whole(states):
     assert torch.equal(got, expected)
 
 
+@pytest.fixture
+def compiled():
+    """Compiled anew: torch counts what is compiled of a function over all of a process's tests, up to a limit."""
+    torch.compiler.reset()
+    return torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)
+
+
 @pytest.mark.parametrize("mask", [None, torch.ones(3, 1, 11, 11, dtype=torch.bool).tril()], ids=["all", "some"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_compiled_as_one_step_it_says_what_it_says_written_out(states, mask, dtype, monkeypatch):
+def test_compiled_as_one_step_it_says_what_it_says_written_out(states, mask, dtype, compiled, monkeypatch):
     monkeypatch.setattr(attention_cpu, "onednn_multiplies", lambda: True)
     attention.make_known()
     states = [one.to(dtype) for one in states]
-    compiled = torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)
     with torch.inference_mode():
         expected, _ = attend_on_cpu(Layer(), *states, mask, scaling=0.3)
         got, _ = compiled(*states, mask, scaling=0.3)
     assert torch.equal(got, expected)
 
 
-def test_compiled_as_one_step_it_looks_only_so_far(states, monkeypatch):
+def test_compiled_as_one_step_it_looks_only_so_far(states, compiled, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_BLOCK", 4)
     attention.make_known()
-    compiled = torch.compile(partial(attend_as_one_step, Layer()), backend="aot_eager", fullgraph=True, dynamic=True)
     with torch.inference_mode():
         expected, _ = attend_on_cpu(Layer(), *states, near(2)[None, None], sliding_window=3)
         got, _ = compiled(*states, near(2)[None, None], sliding_window=3)
