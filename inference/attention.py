@@ -131,8 +131,7 @@ def attend(
         and given.get("softcap") is None
     ):
         is_causal = getattr(module, "is_causal", True) if given.get("is_causal") is None else given["is_causal"]
-        window = given.get("sliding_window")  # transformers' word for one more than how far pieces look
-        reach = None if window is None else max(0, window - 1)
+        reach = given.get("sliding_window")  # how far pieces look, or one more: transformers' models do not agree
         attended = way(query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, reach=reach)
         if attended is not None:
             return attended, None

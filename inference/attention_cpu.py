@@ -41,7 +41,7 @@ def on_cpu(
     rows, heads, pieces, width = query.shape
     attend_block = _write_out if _is_written_out(query.dtype) and pieces <= _LONGEST else by_torchs_kernel
     attended = query.new_empty((rows, pieces, heads, width))
-    for queries, keys in _blocks(pieces, reach):
+    for queries, keys in _blocks(pieces, None if mask is None else reach):
         hidden = None if mask is None else mask[:, :, queries if mask.shape[2] > 1 else slice(None), keys]
         block = attend_block(query[:, :, queries], key[:, :, keys], value[:, :, keys], hidden, scaling)
         attended[:, queries] = block.transpose(1, 2)
@@ -49,7 +49,7 @@ def on_cpu(
 
 
 def _blocks(pieces: int, reach: int | None) -> Iterator[tuple[slice, slice]]:
-    """Cut queries into blocks, each with the keys that it can see: all, where little would be gained."""
+    """Cut queries into blocks, each with the keys that it can see at most: all, where little would be gained."""
     block = _BLOCK if reach is not None and pieces > 2 * max(_BLOCK, reach) else max(1, pieces)
     for first in range(0, pieces, block):
         end = min(pieces, first + block)

@@ -172,16 +172,14 @@ def test_compiled_as_one_step_it_says_what_it_says_written_out(states, mask, dty
     assert torch.equal(got, expected)
 
 
-def test_compiled_as_one_step_it_looks_only_so_far(states, compiled, monkeypatch):
-    monkeypatch.setattr(attention_cpu, "_BLOCK", 4)
+def test_compiled_as_one_step_it_attends_in_blocks(states, compiled, in_small_blocks, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: False)
     attention.make_known()
     with torch.inference_mode():
-        expected, _ = attend_on_cpu(Layer(), *states, near(2)[None, None], sliding_window=3)
-        got, _ = compiled(*states, near(2)[None, None], sliding_window=3)
-        # Of the mask alone it would look further.
-        whole, _ = compiled(*states, None, sliding_window=3)
+        expected, _ = attend_on_cpu(Layer(), *states, near(2)[None, None], sliding_window=2)
+        got, _ = compiled(*states, near(2)[None, None], sliding_window=2)
     assert torch.equal(got, expected)
-    assert not torch.equal(whole, sdpa_attention_forward(Layer(), *states, None)[0])
+    assert in_small_blocks == [(4, 6), (4, 8), (3, 5)] * 2
 
 
 def test_as_one_step_gradients_are_torchs(states):
@@ -299,28 +297,30 @@ def test_in_blocks_it_attends_as_over_the_whole(
     given = [one.to(dtype) for one in states]
     with torch.inference_mode():
         for mask in (seen, added_to_scores(seen, dtype)):
-            got, _ = attend_on_cpu(Layer(), *given, mask, scaling=0.3, sliding_window=reach + 1)
-            assert got.isfinite().all()
-            shown = seen.any(-1).expand(3, 4, 11).transpose(1, 2)
-            torch.testing.assert_close(got.float()[shown], expected[shown], atol=apart, rtol=apart)
+            for window in (reach, reach + 1):  # as transformers' Gemma 4 says it, and its ModernBERT
+                got, _ = attend_on_cpu(Layer(), *given, mask, scaling=0.3, sliding_window=window)
+                assert got.isfinite().all()
+                shown = seen.any(-1).expand(3, 4, 11).transpose(1, 2)
+                torch.testing.assert_close(got.float()[shown], expected[shown], atol=apart, rtol=apart)
 
 
 @pytest.mark.parametrize(
     ("window", "asked_for"),
     [
-        (2, [(4, 5), (4, 6), (3, 4)]),
-        (4, [(4, 7), (4, 10), (3, 6)]),
-        (1, [(4, 4), (4, 4), (3, 3)]),
-        (7, [(11, 11)]),
+        (1, [(4, 5), (4, 6), (3, 4)]),
+        (3, [(4, 7), (4, 10), (3, 6)]),
+        (0, [(4, 4), (4, 4), (3, 3)]),
+        (6, [(11, 11)]),
         (None, [(11, 11)]),
     ],
 )
 def test_a_block_looks_no_further_than_its_queries(states, window, asked_for, in_small_blocks, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: False)
-    mask = None if window is None else near(window - 1)[None, None]
     with torch.inference_mode():
-        attend_on_cpu(Layer(), *states, mask, sliding_window=window)
-    assert in_small_blocks == asked_for
+        attend_on_cpu(Layer(), *states, near(window or 0)[None, None], sliding_window=window)
+        assert in_small_blocks == asked_for
+        attend_on_cpu(Layer(), *states, None, sliding_window=window)
+    assert in_small_blocks == [*asked_for, (11, 11)], "what the mask does not hide is seen"
 
 
 @pytest.mark.parametrize("written_out", [False, True])
