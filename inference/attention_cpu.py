@@ -30,7 +30,20 @@ def on_cpu(
     is_causal: bool,
     reach: int | None,
 ) -> Tensor | None:
-    """Attend in blocks where pieces look only so far; the mask is what `hide_on_cpu` made, or bool."""
+    """Attend in blocks where pieces look only so far.
+
+    Args:
+        query: (rows, heads, pieces, head width), like key and value.
+        key: See there.
+        value: See there.
+        mask: What `hide_on_cpu` made, or bool.
+        scaling: What scores are multiplied by; None stands for one over the root of the head width.
+        is_causal: Whether pieces look back only.
+        reach: Pieces; no piece looks further, as far as the mask lets it. None where there is no such bound.
+
+    Returns:
+        (rows, pieces, heads, head width); None where this does not serve.
+    """
     if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # it cannot trace the second
         return None
     suits = mask is None or mask.dtype in (torch.bool, query.dtype)
