@@ -39,7 +39,6 @@ from khabar.inference.forward import Forward
 from khabar.inference.gate import compare
 from khabar.inference.lines import result_line
 from khabar.inference.planning import LOOK_AHEAD, in_chunks
-from khabar.inference.prepared import can_prepack
 from khabar.inference.results import TaggedArticle
 from khabar.inference.tagger import Tagger, load
 from khabar.inference.work import Work
@@ -49,7 +48,7 @@ from khabar.models.article_reader import read_articles
 from khabar.models.config import KhabarConfig
 from khabar.models.encoding import encode_articles
 from khabar.models.model import KhabarModel
-from khabar.models.products import multiply_by_onednn
+from khabar.models.products import multiply_by_onednn, onednn_serves
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
 SHAPES = ("mini", "base")
@@ -145,7 +144,7 @@ def measure(
         )
     with _as_a_command():
         run_engine("(d) khabar's engine", contest, tagger)
-    if device.type == "cpu" and can_prepack():
+    if device.type == "cpu" and onednn_serves():
         plain = deepcopy(model)
         contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
     others: dict[str, Tagger] = {}

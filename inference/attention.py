@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from khabar.inference.attention_cpu import by_torchs_kernel, on_cpu
-from khabar.inference.attention_gpu import on_gpu
-from khabar.inference.masks import LENGTHS, hide_on_cpu, hide_on_gpu
+from khabar.inference.attention_cpu import by_torchs_kernel, hide_on_cpu, on_cpu
+from khabar.inference.attention_gpu import LENGTHS, hide_on_gpu, on_gpu
 
 # Among transformers' ways of attending.
 ON_CPU, _AS_ONE_STEP, _ON_GPU = "khabar_on_cpu", "khabar_as_one_step", "khabar_on_gpu"

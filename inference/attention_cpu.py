@@ -1,19 +1,20 @@
-"""Attention on a CPU: in blocks where pieces look only so far, by torch's kernel or by two products and a softmax.
+"""Attention on a CPU, and its masks: in blocks where pieces look only so far, by torch's kernel or written out.
 
-Knows which of these is faster on this processor; knows nothing of models.
+Knows how transformers asks for masks, and which of these is faster on this processor; knows nothing of models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from khabar.inference.masks import added_to_scores
-from khabar.models.products import onednn_multiplies, torch_multiplies_slowly
+from khabar.inference.masks import added_to_scores, is_inferring, precision_of_pass
+from khabar.models.products import onednn_multiplies, onednn_serves, torch_multiplies_slowly
 
 _BLOCK = 128  # queries at a time where they look only so far; half and twice as many were no faster
 _MOST_SCORES = 2**20  # at a time, or a head's: what a cache holds
@@ -44,41 +45,38 @@ def on_cpu(
     Returns:
         (rows, pieces, heads, head width); None where this does not serve.
     """
-    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():  # it cannot trace the second
+    if not is_inferring() or query.device.type != "cpu" or is_causal:
         return None
-    suits = mask is None or mask.dtype in (torch.bool, query.dtype)
-    if query.device.type != "cpu" or is_causal or not suits:
-        return None
-    if mask is not None and mask.dtype == torch.bool:
-        mask = added_to_scores(mask, query.dtype)
+    if mask is not None:
+        if mask.dtype not in (torch.bool, query.dtype) or mask.dim() != 4 or mask.shape[1] != 1:
+            return None
+        if mask.dtype == torch.bool:
+            mask = added_to_scores(mask, query.dtype)
     rows, heads, pieces, width = query.shape
+    if reach is None or mask is None or mask.shape[2] == 1:  # a mask that hides pieces from all leaves the far ones
+        reach = pieces
     attend_block = _write_out if _is_written_out(query.dtype) and pieces <= _LONGEST else by_torchs_kernel
     attended = query.new_empty((rows, pieces, heads, width))
-    for queries, keys in _blocks(pieces, None if mask is None else reach):
-        hidden = None if mask is None else mask[:, :, queries if mask.shape[2] > 1 else slice(None), keys]
+    for queries, keys in _blocks(pieces, reach):
+        hidden = None if mask is None else mask[:, :, queries, keys]
         block = attend_block(query[:, :, queries], key[:, :, keys], value[:, :, keys], hidden, scaling)
         attended[:, queries] = block.transpose(1, 2)
     return attended
 
 
-def _blocks(pieces: int, reach: int | None) -> Iterator[tuple[slice, slice]]:
+def _blocks(pieces: int, reach: int) -> Iterator[tuple[slice, slice]]:
     """Cut queries into blocks, each with the keys that it can see at most: all, where little would be gained."""
-    block = _BLOCK if reach is not None and pieces > 2 * max(_BLOCK, reach) else max(1, pieces)
+    block = _BLOCK if pieces > 2 * max(_BLOCK, reach) else max(1, pieces)
     for first in range(0, pieces, block):
         end = min(pieces, first + block)
-        seen = slice(0, pieces) if reach is None else slice(max(0, first - reach), min(pieces, end + reach))
-        yield slice(first, end), seen
+        yield slice(first, end), slice(max(0, first - reach), min(pieces, end + reach))
 
 
 def _is_written_out(dtype: torch.dtype) -> bool:
     """Say whether two products and a softmax are faster here than torch's kernel."""
-    if (
-        not torch_multiplies_slowly()
-        or not torch.backends.mkldnn.is_available()
-        or not bool(torch.backends.mkldnn.enabled)
-    ):
+    if not torch_multiplies_slowly():
         return False
-    return dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_multiplies())
+    return onednn_serves(bf16=True) if dtype == torch.bfloat16 else dtype == torch.float32 and onednn_multiplies()
 
 
 def by_torchs_kernel(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scaling: float | None) -> Tensor:
@@ -103,3 +101,24 @@ def _write_out(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None,
             scores += hidden[some]
         torch.matmul(scores.softmax(-1), value[some, those], out=attended[some, those])
     return attended
+
+
+def hide_on_cpu(**given: Any) -> Tensor | None:
+    """Make a pass's mask, as transformers asks for it; in inference mode on a CPU as what is added to scores.
+
+    Args:
+        given: What transformers' `sdpa_mask` takes.
+
+    Returns:
+        (rows, 1, pieces, pieces), or (rows, 1, 1, pieces) where all pieces of a row see the same, in the precision of
+        the pass: zero where a piece looks, else very low. None where all is seen. Outside inference mode, or on another
+        device, what `sdpa_mask` gives.
+    """
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+    seen = sdpa_mask(**given)
+    if seen is None or not is_inferring() or torch.device(given["device"]).type != "cpu":
+        return seen
+    if given["mask_function"] is bidirectional_mask_function:
+        seen = seen[:, :, :1]
+    return added_to_scores(seen, precision_of_pass("cpu", given["dtype"]))

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 
 from khabar.inference.attention import ON_CPU, attend_on_cpu
+from khabar.inference.masks import is_inferring
 
 
 class PreparedAttention(ModernBertAttention):
@@ -26,8 +27,7 @@ class PreparedAttention(ModernBertAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend: (rows, pieces, model width) to the same shape; and the weights, or None. Arguments: the base's."""
         if (
-            torch.compiler.is_compiling()  # first: torch.compile cannot trace the next
-            or not torch.is_inference_mode_enabled()
+            not is_inferring()
             or self.training
             or self.config._attn_implementation != ON_CPU
             or position_embeddings is None

@@ -5,7 +5,6 @@ Changes how a model runs, not what it says. Knows nothing of texts or of batches
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from khabar.inference.attention import compile_attention, make_known, suit_attention
 from khabar.models.kernels import bound_kernels
+from khabar.models.products import onednn_serves
 
 # Rows that a layout is chosen for. With more or fewer it is as good: from 33 to 4,000, no difference was measured.
 _TYPICAL_ROWS = 512
@@ -84,15 +84,6 @@ def _has_weight(linear: nn.Linear) -> bool:
     return type(weight) is nn.Parameter and not weight.is_inference() and weight.numel() > 0
 
 
-def can_prepack(*, bf16: bool = False) -> bool:
-    """Say whether oneDNN can serve on this machine's processor: in float32, or in bfloat16."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    if not torch.backends.mkldnn.is_available() or torch.backends.mkldnn.enabled is False:  # type: ignore[comparison-overlap]
-        return False
-    return not bf16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def compile_prepared(model: nn.Module) -> None:
     """Let torch.compile put what a model's layers have readied into what it compiles, for whoever calls that."""
     if not hasattr(torch.ops.khabar, "prepacked_linear"):
@@ -156,7 +147,7 @@ class PreparedLinear(nn.Linear):
         """Ready the weights as they are now; None where nothing is to be gained, or they are not float32."""
         marks = self._marks()  # before the copies: what changes meanwhile is copied again
         bf16 = dtype == torch.bfloat16
-        on_cpu = self.weight.device.type == "cpu" and can_prepack(bf16=bf16)
+        on_cpu = self.weight.device.type == "cpu" and onednn_serves(bf16=bf16)
         if not marks or self.weight.dtype != torch.float32 or not (bf16 or (on_cpu and dtype == torch.float32)):
             self._ready.pop(dtype, None)
             return None
@@ -170,7 +161,7 @@ class PreparedLinear(nn.Linear):
         return ready
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Come from another process; the model around it may attend as was written out there."""
+        """Come from another process; the model around it may attend in a way that this one has yet to know."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         make_known()
 

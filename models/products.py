@@ -5,6 +5,7 @@ Knows torch's setting for it, which is one for the whole process; knows nothing 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -23,6 +24,15 @@ def torch_multiplies_slowly() -> bool:
     """
     has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return bool(has.get("avx512_bf16")) and not has.get("amx_tile")
+
+
+def onednn_serves(*, bf16: bool = False) -> bool:
+    """Say whether oneDNN can multiply on this machine's processor: in float32, or in bfloat16."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if not torch.backends.mkldnn.is_available() or torch.backends.mkldnn.enabled is False:  # type: ignore[comparison-overlap]
+        return False
+    return not bf16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def multiply_by_onednn() -> None:

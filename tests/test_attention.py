@@ -22,14 +22,19 @@ from transformers.models.modernbert.modeling_modernbert import (
     apply_rotary_pos_emb,
 )
 
-from khabar.inference import attention, attention_cpu, attention_gpu, masks
+from khabar.inference import attention, attention_cpu, attention_gpu
 from khabar.inference.attention import attend_as_one_step, attend_on_cpu, compile_attention, suit_attention
-from khabar.inference.masks import added_to_scores, hide_on_cpu, hide_on_gpu
+from khabar.inference.attention_cpu import hide_on_cpu
+from khabar.inference.attention_gpu import hide_on_gpu
+from khabar.inference.masks import added_to_scores
 from khabar.inference.modernbert import PreparedAttention, turn
-from khabar.inference.prepared import can_prepack, prepare
+from khabar.inference.prepared import prepare
 from khabar.models.folder import load_model, save_model
+from khabar.models.products import onednn_serves
 
-needs_bf16 = pytest.mark.skipif(not can_prepack(bf16=True), reason="needs a processor with bfloat16 products in oneDNN")
+needs_bf16 = pytest.mark.skipif(
+    not onednn_serves(bf16=True), reason="needs a processor with bfloat16 products in oneDNN"
+)
 
 OURS = "khabar_on_cpu"
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -324,6 +329,19 @@ def test_a_block_looks_no_further_than_its_queries(states, window, asked_for, in
 
 
 @pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("shape", [(3, 1, 1, 11), (3, 4, 11, 11), (1, 11, 11), (1, 1, 11), (11, 11)], ids=str)
+def test_what_a_mask_shows_is_seen_whatever_the_window(states, shape, written_out, in_small_blocks, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: written_out)
+    states = [one.float() for one in states]
+    torch.manual_seed(0)
+    mask = added_to_scores(torch.rand(shape) > 0.3, torch.float32)
+    expected, _ = sdpa_attention_forward(Layer(), *states, mask)
+    with torch.inference_mode():
+        got, _ = attend_on_cpu(Layer(), *states, mask, sliding_window=2)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("written_out", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_an_encoder_of_which_layers_look_only_so_far_says_what_it_said(bf16, written_out, in_small_blocks, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_is_written_out", lambda _: written_out)
@@ -478,7 +496,7 @@ def as_on_gpu(monkeypatch):
         made.append(hide_on_gpu(**given | {"device": "cuda", "dtype": torch.bfloat16}))
         return made[-1]
 
-    monkeypatch.setattr(masks, "has_flash", lambda: True)
+    monkeypatch.setattr(attention_gpu, "_has_flash", lambda: True)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "khabar_on_gpu", hide)
     return made
 

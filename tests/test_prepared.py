@@ -9,17 +9,20 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from khabar.inference.prepared import PreparedLinear, can_prepack, prepare
+from khabar.inference.prepared import PreparedLinear, prepare
 from khabar.inference.tagger import Tagger
 from khabar.models.batch import WindowSettings, collate
 from khabar.models.encoding import encode_articles
 from khabar.models.folder import load_model, save_model
+from khabar.models.products import onednn_serves
 
 TEXTS = ["قصف الجيش مواقع في حلب.", "قال المتحدث باسم الحكومة في بغداد إن المفاوضات ستستأنف. " * 4, "زار بغداد"]
 LOGITS = ["segment_topic_logits", "article_topic_logits", "emissions", "proclitic_logits"]
 
-needs_prepacking = pytest.mark.skipif(not can_prepack(), reason="needs an x86 processor and a torch with oneDNN")
-needs_bf16 = pytest.mark.skipif(not can_prepack(bf16=True), reason="needs a processor with bfloat16 products in oneDNN")
+needs_prepacking = pytest.mark.skipif(not onednn_serves(), reason="needs an x86 processor and a torch with oneDNN")
+needs_bf16 = pytest.mark.skipif(
+    not onednn_serves(bf16=True), reason="needs a processor with bfloat16 products in oneDNN"
+)
 
 
 def run(model, tokenizer, *, bf16=False):
