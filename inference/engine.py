@@ -119,6 +119,7 @@ class Engine:
             self._steps if at_once == 1 else self._steps_at_once,
             enough=self._enough,
             queue_length=QUEUE_LENGTH + self._workers.n + at_once - 1,
+            stop=self._passes.stop,
         )
 
     def _enough(self, chunks: Sequence[Sequence[Article]]) -> bool:

@@ -1,4 +1,4 @@
-"""Runs a model over encoded articles: in planned batches, and in halves where one does not fit the memory.
+"""Runs a model over encoded articles: in planned batches, some windows at a time, and fewer where memory runs out.
 
 Turns encoded articles into logits in the computer's own memory. Knows nothing of texts, labels or streams.
 """
@@ -6,6 +6,7 @@ Turns encoded articles into logits in the computer's own memory. Knows nothing o
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from khabar.inference.decode import Logits
+from khabar.inference.stages import Closed
 from khabar.inference.work import Planning, Work, widen
 from khabar.models.batch import WindowSettings
 from khabar.models.encoding import EncodedArticle
@@ -51,8 +54,8 @@ class Forward:
     Args:
         model: A model in evaluation mode, on the device it is to run on.
         tokenizer: Its tokenizer.
-        batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
-            means a number that suits the device.
+        batch_pieces: Most pieces that are encoded at a time, padding included, but at least a window; a longer
+            article goes alone, some of its windows at a time. None means a number that suits the device.
         bf16: Whether the model's products are computed in bfloat16.
         at_once: Works that will be run at the same time; a short list too is cut into as many.
 
@@ -81,6 +84,7 @@ class Forward:
         )
         self._places = threading.BoundedSemaphore(at_once)  # each pass takes one, or, to be alone, all
         self._clearing = threading.Lock()
+        self._stopped = threading.Event()
 
     @property
     def at_once(self) -> int:
@@ -106,16 +110,29 @@ class Forward:
             if self._is_too_large(part):  # planned before that was known
                 waiting += reversed(self._halves(part))
                 continue
+            n_windows, width = part.batch.input_ids.shape
+            windows = min(n_windows, max(1, self.planning.batch_pieces // width))
             with self._places:
-                done = self._pass(part)
+                done = self._pass(part, windows)
             if done.given is None and len(part.indices) > 1:
                 self._learn(part)
                 waiting += reversed(self._halves(part))
                 continue
-            if done.given is None and self.at_once > 1:
-                with self._alone():
-                    done = self._pass(part)
-            yield done
+            yield done if done.given is not None else self._pass_alone(part, windows)
+
+    def stop(self) -> None:
+        """Let every pass end before it encodes more, with `Closed`: nobody waits for what they give."""
+        self._stopped.set()
+
+    def _pass_alone(self, work: Work, windows: int) -> Pass:
+        """Pass an article that did not fit, while no other is at the model: again, then fewer windows at a time."""
+        with self._alone():
+            while True:
+                self._free()
+                done = self._pass(work, windows)
+                if done.given is not None or windows == 1:
+                    return done
+                windows //= 2
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -133,19 +150,19 @@ class Forward:
         )
 
     @torch.inference_mode()
-    def _pass(self, work: Work) -> Pass:
+    def _pass(self, work: Work, windows: int) -> Pass:
+        """Pass work, so many windows at a time through the encoder, and all through the heads."""
         device = self._device
         try:
             # Each weight is used once: a cache of cast ones saves nothing, and who waits for its lock can wait
             # for ever where another one compiles.
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
-                output = self._model(
-                    **{
-                        name: widen(tensor.to(device, non_blocking=True))
-                        for name, tensor in work.batch.tensors().items()
-                    }
-                )
-            logits = Logits.of(output, work.batch.word_mask, bf16=self._bf16)
+                tensors = work.batch.tensors()
+                word_mask = tensors.pop("word_mask")  # is read here, with the logits
+                given = {name: widen(tensor.to(device, non_blocking=True)) for name, tensor in tensors.items()}
+                states = self._encode(given.pop("input_ids"), given.pop("attention_mask"), windows)
+                output = self._model.read(states, **given)
+            logits = Logits.of(output, word_mask, bf16=self._bf16)
             if device.type != "cuda":
                 return Pass(work=work, given=logits)
             arrived = torch.cuda.Event(blocking=True)  # who waits leaves the processor to others
@@ -158,15 +175,28 @@ class Forward:
                 raise
             return Pass(work=work, given=None)
 
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor, windows: int) -> Tensor:
+        n_parts = math.ceil(len(input_ids) / windows)
+        states = []
+        for ids, mask in zip(input_ids.tensor_split(n_parts), attention_mask.tensor_split(n_parts), strict=True):
+            if self._stopped.is_set():
+                raise Closed
+            states.append(self._model.encode(ids, mask))
+        return states[0] if n_parts == 1 else torch.cat(states)
+
     def _is_too_large(self, work: Work) -> bool:
         return len(work.indices) > 1 and work.n_pieces > self.planning.batch_pieces
 
     def _learn(self, work: Work) -> None:
         """Let no later batch be as large as one that did not fit."""
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._free()
         self.planning = self.planning.smaller(work.n_pieces // 2)
         log.warning("out of memory on %s at %s pieces; goes on with half as many", self._device, f"{work.n_pieces:,}")
+
+    def _free(self) -> None:
+        """Give memory that the allocator keeps for later back to the device."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _halves(self, work: Work) -> list[Work]:
         return [self.ready(half) for half in work.halves(self.planning.windows)]

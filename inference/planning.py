@@ -42,7 +42,7 @@ def plan_batches(
         lengths: Pieces of each article.
         window: Widest window in pieces, its two special pieces included; a longer article takes several.
         stride: Widest step from window to window in pieces.
-        batch_pieces: Most pieces in a batch; an article that is longer goes alone.
+        batch_pieces: Most pieces in a batch; an article that is longer makes one of its own.
         at_once: Batches that will be run at the same time: a few articles are shared out among as many.
 
     Returns:

@@ -76,13 +76,18 @@ class Channel(Generic[T]):
 
 
 def run_stages(
-    source: Iterable[Any], steps: Sequence[Step], *, enough: Callable[[Sequence[Any]], bool], queue_length: int = 2
+    source: Iterable[Any],
+    steps: Sequence[Step],
+    *,
+    enough: Callable[[Sequence[Any]], bool],
+    queue_length: int = 2,
+    stop: Callable[[], object] = lambda: None,
 ) -> Iterator[Any]:
     """Send a source's items through steps that work at the same time.
 
     The source is read by the caller, in the caller's thread, so that it may be bound to that thread and an
     interrupt ends it. Leaving the generator early, by an error or by closing it, ends the steps: each gives up
-    at the queue it next comes to, and all have ended when the generator has.
+    at the queue it next comes to, or with `Closed` before, and all have ended when the generator has.
 
     Args:
         source: Any iterable; read as far ahead of what has come out as `enough` lets it.
@@ -90,6 +95,7 @@ def run_stages(
             result for each item of the source, in order.
         enough: Says of the items that are on their way, oldest first, whether there are enough; never of none.
         queue_length: Most items that wait between two steps; at least 1.
+        stop: Is called when the steps are to end, so that one that takes long over an item need not finish it.
 
     Raises:
         Whatever the source or a step raises, once the results before it are out.
@@ -116,6 +122,7 @@ def run_stages(
     finally:
         for channel in channels:
             channel.close()
+        stop()
         for thread in threads:
             while thread.is_alive():
                 thread.join(JOIN_SECONDS)

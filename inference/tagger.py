@@ -171,7 +171,7 @@ class Tagger:
         Args:
             articles: Raw texts or Articles; any iterable, read a bounded stretch ahead, in the thread that
                 takes the results.
-            batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone. None
+            batch_pieces: Most pieces that the encoder reads at a time, padding included, but at least a window. None
                 means a number that suits the device.
 
         Raises:

@@ -76,7 +76,7 @@ class Planning:
 
     Attributes:
         windows: How they are laid into windows.
-        batch_pieces: Most pieces in a forward pass, padding included; a longer article goes alone.
+        batch_pieces: Most pieces of work, padding included; a longer article goes alone.
         at_once: Works that will be run at the same time; a short list too is cut into as many.
     """
 

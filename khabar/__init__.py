@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from khabar.models.article import Article
     from khabar.models.errors import KhabarError
 
-__version__ = "0.18.0"
+__version__ = "0.19.0"
 
 __all__ = [
     "Article",

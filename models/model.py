@@ -126,27 +126,13 @@ class KhabarModel(PreTrainedModel):
             proclitics: (n_segments, n_words) proclitic letters before a name, or NOT_ANNOTATED.
             segment_weights: (n_segments,) weight of each segment's losses; its article's corpus weight.
         """
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        piece = states.flatten(0, 1)[piece_states]  # (n_pieces, hidden)
-        n_segments, n_articles = len(segment_articles), len(article_rows)
-        if self.topic_head is None:
-            segment_logits = piece.new_zeros((n_segments, 0), dtype=torch.float32)
-        else:
-            segment_logits = self.topic_head(piece, piece_segments, n_segments).float()
-        topic_logits = article_logits(segment_logits, segment_articles, n_articles)
-        # An empty batch of pieces (only empty texts) has no piece 0 to point padded words at.
-        padded = piece if len(piece) else piece.new_zeros((1, states.shape[-1]))
-        emissions, proclitic_logits = self.entity_head(padded[segment_words])
-        output = KhabarOutput(
-            segment_topic_logits=segment_logits,
-            article_topic_logits=topic_logits,
-            emissions=emissions.float(),
-            proclitic_logits=proclitic_logits.float(),
-        )
+        states = self.encode(input_ids, attention_mask)
+        output = self.read(states, piece_states, piece_segments, segment_articles, segment_words, article_rows)
         if allowed_tags is None or segment_topics is None or article_topics is None or proclitics is None:
             return output
-        weights = segment_weights if segment_weights is not None else segment_logits.new_ones(n_segments)
-        article_weights = weights.new_zeros(n_articles).scatter_reduce(
+        segment_logits, topic_logits = output.segment_topic_logits, output.article_topic_logits
+        weights = segment_weights if segment_weights is not None else segment_logits.new_ones(len(segment_logits))
+        article_weights = weights.new_zeros(len(topic_logits)).scatter_reduce(
             0, segment_articles, weights, reduce="amax", include_self=False
         )
         output.loss = (
@@ -156,6 +142,54 @@ class KhabarModel(PreTrainedModel):
             + _proclitic_loss(output.proclitic_logits, proclitics, weights)
         )
         return output
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode windows, each by itself: `forward`'s first half, which may be given some of a batch's at a time.
+
+        Args:
+            input_ids: (n_windows, longest window), as `Batch` describes it.
+            attention_mask: Likewise.
+
+        Returns:
+            (n_windows, longest window, hidden).
+        """
+        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states
+
+    def read(
+        self,
+        states: Tensor,
+        piece_states: Tensor,
+        piece_segments: Tensor,
+        segment_articles: Tensor,
+        segment_words: Tensor,
+        article_rows: Tensor,
+    ) -> KhabarOutput:
+        """Score what the windows' states say: `forward`'s second half, over all of a batch.
+
+        Args:
+            states: What `encode` gave for the batch's windows, in their order.
+            piece_states: As `Batch` describes it, like the four that follow.
+            piece_segments: Likewise.
+            segment_articles: Likewise.
+            segment_words: Likewise.
+            article_rows: Likewise.
+        """
+        piece = states.flatten(0, 1)[piece_states]  # (n_pieces, hidden)
+        n_segments = len(segment_articles)
+        if self.topic_head is None:
+            segment_logits = piece.new_zeros((n_segments, 0), dtype=torch.float32)
+        else:
+            segment_logits = self.topic_head(piece, piece_segments, n_segments).float()
+        # An empty batch of pieces (only empty texts) has no piece 0 to point padded words at.
+        padded = piece if len(piece) else piece.new_zeros((1, states.shape[-1]))
+        emissions, proclitic_logits = self.entity_head(padded[segment_words])
+        return KhabarOutput(
+            segment_topic_logits=segment_logits,
+            article_topic_logits=article_logits(segment_logits, segment_articles, len(article_rows)),
+            emissions=emissions.float(),
+            proclitic_logits=proclitic_logits.float(),
+        )
 
     def _entity_loss(self, emissions: Tensor, word_mask: Tensor, allowed: Tensor, weights: Tensor) -> Tensor:
         """CRF loss by word whose tags are annotated, each segment times its weight."""

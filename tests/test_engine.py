@@ -55,12 +55,12 @@ def short_of_memory(model, most_windows, error):
     """Let a model fail as a device does whose memory holds no more than so many windows."""
     sizes = []
 
-    def limit(_model, _given, batch):
-        sizes.append(len(batch["input_ids"]))
+    def limit(_encoder, _given, named):
+        sizes.append(len(named["input_ids"]))
         if sizes[-1] > most_windows:
             raise error
 
-    model.register_forward_pre_hook(limit, with_kwargs=True)
+    model.encoder.register_forward_pre_hook(limit, with_kwargs=True)
     return sizes
 
 
@@ -98,9 +98,67 @@ def test_later_batches_are_planned_smaller(tagger):
     assert max(in_the_end) <= 12, "the device's limit was learnt"
 
 
+@pytest.mark.parametrize("most_windows", [1, 2, 5])
+def test_a_long_article_is_read_some_windows_at_a_time(tagger, most_windows):
+    long = Article(text=TEXTS[3] * 20, id="long")
+    sizes = short_of_memory(tagger.model, 1000, MemoryError())
+    (whole,) = tagger.tag_many([long], batch_pieces=100_000)
+    (n_windows,) = sizes
+    assert n_windows > 20
+    sizes.clear()
+    (read,) = tagger.tag_many([long], batch_pieces=most_windows * tagger.model.config.window)
+    assert sum(sizes) == n_windows
+    assert max(sizes) == most_windows
+    assert places([read]) == places([whole])
+    assert read.topic_scores == pytest.approx(whole.topic_scores, abs=1e-5)
+
+
+def test_an_article_that_does_not_fit_is_read_fewer_windows_at_a_time(tagger):
+    long = Article(text=TEXTS[3] * 20, id="long")
+    whole = tagger.tag(long)
+    sizes = short_of_memory(tagger.model, 2, MemoryError())
+    read = tagger.tag(long)
+    assert sizes[-1] <= 2
+    assert places([read]) == places([whole])
+    assert read.topic_scores == pytest.approx(whole.topic_scores, abs=1e-5)
+    sizes.clear()
+    assert places(tagger.tag_many([long])) == places([whole])
+
+
+def test_a_stream_that_is_left_leaves_the_rest_of_a_long_article(tagger):
+    encode, sizes, begun, go_on = tagger.model.encode, [], threading.Event(), threading.Event()
+
+    def held_up(*windows):
+        sizes.append(len(windows[0]))
+        if len(sizes) == 3:
+            begun.set()
+            go_on.wait(timeout=60)
+        return encode(*windows)
+
+    def articles():
+        yield from [[ARTICLES[0]], [Article(text=TEXTS[3] * 20)]]
+        begun.wait(timeout=60)
+        raise KeyboardInterrupt
+
+    tagger.model.encode = held_up
+    threading.Timer(1.0, go_on.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(tagger.tag_chunks(articles(), batch_pieces=tagger.model.config.window))
+    assert len(sizes) <= 4, "one that had begun, and at most one more"
+    assert not stage_threads()
+
+
 def test_an_article_that_does_not_fit_by_itself_fails_alone(tagger):
-    short_of_memory(tagger.model, 2, MemoryError())
-    long = Article(text=TEXTS[3] * 4, id="long")
+    """As where the heads, which read all of it at once, have too little memory for it."""
+    read = tagger.model.read
+
+    def of_few_pieces(states, piece_states, **rest):
+        if len(piece_states) > 300:
+            raise MemoryError
+        return read(states, piece_states, **rest)
+
+    tagger.model.read = of_few_pieces
+    long = Article(text=TEXTS[3] * 20, id="long")
     ((first, second, third),) = tagger.tag_chunks([[ARTICLES[0], long, ARTICLES[2]]])
     assert (first.id, third.id) == ("0", "2")
     assert isinstance(second, KhabarError)
@@ -179,36 +237,36 @@ def test_results_before_an_error_are_out_first(tagger, at_end):
 
 def test_an_article_fails_for_want_of_memory_only_by_itself(three_threads, tiny_model, tokenizer):
     """Beside others there may be too little for it; alone there is enough."""
-    forward, running, lock = tiny_model.forward, [], threading.Lock()
+    encode, running, lock = tiny_model.encode, [], threading.Lock()
 
-    def shared_memory(**batch):
+    def shared_memory(*windows):
         with lock:
-            running.append(batch)
+            running.append(windows)
             together = len(running)
         time.sleep(0.02)
         try:
             if together > 1:
                 raise MemoryError
-            return forward(**batch)
+            return encode(*windows)
         finally:
             with lock:
                 running.pop()
 
-    tiny_model.forward = shared_memory
+    tiny_model.encode = shared_memory
     (results,) = Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES])
     assert [result.id for result in results] == [article.id for article in ARTICLES]
 
 
 def test_passes_run_at_once_on_a_processor_each(three_threads, tiny_model, tokenizer):
     together = threading.Barrier(3)
-    forward, threads = tiny_model.forward, []
+    encode, threads = tiny_model.encode, []
 
-    def together_or_never(**batch):
+    def together_or_never(*windows):
         threads.append(torch.get_num_threads())
         together.wait(timeout=60)
-        return forward(**batch)
+        return encode(*windows)
 
-    tiny_model.forward = together_or_never
+    tiny_model.encode = together_or_never
     same_length = [ARTICLES[0]] * 9
     (results,) = Tagger(tiny_model, tokenizer).tag_chunks([same_length])
     assert len(results) == 9
@@ -218,26 +276,26 @@ def test_passes_run_at_once_on_a_processor_each(three_threads, tiny_model, token
 def test_many_processors_are_shared_out_among_a_few_passes(three_threads, tiny_model, tokenizer, monkeypatch):
     monkeypatch.setattr("khabar.inference.tagger.MOST_AT_ONCE", 2)
     torch.set_num_threads(5)
-    forward, threads = tiny_model.forward, []
+    encode, threads = tiny_model.encode, []
 
-    def counted(**batch):
+    def counted(*windows):
         threads.append((threading.current_thread().name, torch.get_num_threads()))
-        return forward(**batch)
+        return encode(*windows)
 
-    tiny_model.forward = counted
+    tiny_model.encode = counted
     list(Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES] * 3, batch_pieces=100))
     assert {n for _, n in threads} == {2}
     assert {name for name, _ in threads} <= {"khabar-lane-0", "khabar-lane-1"}
 
 
 def test_an_article_alone_has_all_processors(three_threads, tiny_model, tokenizer):
-    forward, threads = tiny_model.forward, []
+    encode, threads = tiny_model.encode, []
 
-    def counted(**batch):
+    def counted(*windows):
         threads.append(torch.get_num_threads())
-        return forward(**batch)
+        return encode(*windows)
 
-    tiny_model.forward = counted
+    tiny_model.encode = counted
     tagger = Tagger(tiny_model, tokenizer)
     tagger.tag(ARTICLES[0])
     list(tagger.tag_chunks([[ARTICLES[0]]]))
@@ -246,14 +304,14 @@ def test_an_article_alone_has_all_processors(three_threads, tiny_model, tokenize
 
 
 def test_passes_that_have_not_begun_are_dropped_with_the_stream(three_threads, tiny_model, tokenizer):
-    forward, seen, go_on = tiny_model.forward, [], threading.Event()
+    encode, seen, go_on = tiny_model.encode, [], threading.Event()
 
-    def held_up(**batch):
-        seen.append(len(batch["input_ids"]))
+    def held_up(*windows):
+        seen.append(len(windows[0]))
         go_on.wait(timeout=60)
-        return forward(**batch)
+        return encode(*windows)
 
-    tiny_model.forward = held_up
+    tiny_model.encode = held_up
     results = Tagger(tiny_model, tokenizer).tag_chunks([ARTICLES] * 9, batch_pieces=100)
     threading.Timer(0.5, go_on.set).start()
     next(results)
@@ -267,13 +325,13 @@ def test_passes_that_have_not_begun_are_dropped_with_the_stream(three_threads, t
 
 def test_bfloat16_keeps_no_cast_weights(tiny_model, tokenizer):
     """The lock of that cache and torch.compile in another thread can wait for each other for ever."""
-    forward, seen = tiny_model.forward, []
+    encode, seen = tiny_model.encode, []
 
-    def watched(**batch):
+    def watched(*windows):
         seen.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
-        return forward(**batch)
+        return encode(*windows)
 
-    tiny_model.forward = watched
+    tiny_model.encode = watched
     Tagger(tiny_model, tokenizer, bf16=True).tag(ARTICLES[0])
     assert seen == [(True, False)]
 

@@ -112,15 +112,21 @@ def test_nothing_of_a_very_long_article_is_cut(tagger):
     attack = "قتل شخصان بانفجار سيارة مفخخة قرب سوق شعبية شمال بغداد."
     text = filler * (20_000 // len(filler.split())) + attack
     assert len(text.split()) > 19_900
-    batches = []
-    tagger.model.register_forward_pre_hook(lambda _model, _given, batch: batches.append(batch), with_kwargs=True)
+    windows, read_states, piece_states = [], tagger.model.read, []
+    tagger.model.encoder.register_forward_pre_hook(
+        lambda _encoder, _given, named: windows.append(named["input_ids"]), with_kwargs=True
+    )
+    tagger.model.read = lambda states, **of_batch: (
+        piece_states.append(of_batch["piece_states"]) or read_states(states, **of_batch)
+    )
     result = tagger.tag(text)
     assert result.characters_read == result.characters == len(text)
     last = result.segments[-1]
     assert text[last.start : last.end] == attack
     # The pieces the model's heads saw, read back from the windows, end with the attack.
-    (batch,) = batches
-    seen = batch["input_ids"].flatten()[batch["piece_states"]]
+    assert len(windows) > 1
+    (places,) = piece_states
+    seen = torch.cat(windows).flatten()[places]
     attack_ids = tagger.tokenizer(attack, add_special_tokens=False)["input_ids"]
     assert seen[-len(attack_ids) :].tolist() == attack_ids
     ahead = tagger.tokenizer(filler, add_special_tokens=False)["input_ids"]
