@@ -98,7 +98,7 @@ class Contest:
     def run(
         self,
         name: str,
-        called: nn.Module,
+        encoder: nn.Module,
         work: Callable[[Sequence[str]], object],
         *,
         n: int | None = None,
@@ -108,14 +108,14 @@ class Contest:
 
         Args:
             name: For the table.
-            called: The encoder that it calls, or a model around it, to count positions.
+            encoder: What it calls, to count positions.
             work: Tags the texts it is given, all of them.
             n: Time it over the first so many articles; None for all.
             warm: Articles to warm up with.
         """
         work(self.texts[:warm])
         texts, n_pieces = self.texts[:n], sum(self._lengths[:n])
-        positions = Positions(called)
+        positions = Positions(encoder)
         try:
             with PeakMemory(self.device) as memory:
                 seconds = seconds_of(lambda: work(texts), self.device)

@@ -109,14 +109,14 @@ def planned(tagger: Tagger, passes: Forward, texts: Sequence[str]) -> list[Work]
 
 def run_engine(name: str, contest: Contest, tagger: Tagger) -> None:
     """Time a tagger over all articles; with workers also as lines, and on a GPU its passes alone, over a chunk."""
-    contest.run(name, tagger.model, partial(_tag, tagger), warm=WARM_UP[tagger.device])
+    contest.run(name, tagger.model.encoder, partial(_tag, tagger), warm=WARM_UP[tagger.device])
     if tagger.workers:
-        contest.run(f"{name}: lines, as `khabar score`", tagger.model, partial(_lines, tagger))
+        contest.run(f"{name}: lines, as `khabar score`", tagger.model.encoder, partial(_lines, tagger))
     if tagger.device == "cuda":
         n_articles, passes = LOOK_AHEAD["cuda"].articles, tagger.passes()
         works = planned(tagger, passes, contest.texts[:n_articles])
         alone = f"{name}: its passes alone"
-        contest.run(alone, tagger.model, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
+        contest.run(alone, tagger.model.encoder, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
 
 
 def measure(
@@ -146,7 +146,7 @@ def measure(
         run_engine("(d) khabar's engine", contest, tagger)
     if device.type == "cpu" and onednn_serves():
         plain = deepcopy(model)
-        contest.run("(d) with torch's own products", plain, partial(_tag_unprepared, plain, tagger.tokenizer))
+        contest.run("(d) with torch's own products", plain.encoder, partial(_tag_unprepared, plain, tagger.tokenizer))
     others: dict[str, Tagger] = {}
     checked = [Article(text=text) for text in texts[:CHECKED]]
     reports = {}

@@ -16,18 +16,18 @@ class Positions:
     """The positions that an encoder computes from now on. Passes may run at once.
 
     Args:
-        called: The encoder, or a model around it; whatever is called with an `attention_mask`.
+        encoder: Whatever is called with an `attention_mask`.
 
     Attributes:
         total: Positions, padding included.
     """
 
-    def __init__(self, called: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         self.total = 0
         # A tensor where the encoder is: to read the sum of each batch would make a GPU wait.
         self._pieces = torch.zeros((), dtype=torch.int64)
         self._adding = threading.Lock()
-        self._hook = called.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._hook = encoder.register_forward_pre_hook(self._count, with_kwargs=True)
 
     @property
     def pieces(self) -> int:
@@ -38,7 +38,7 @@ class Positions:
         """Count no more."""
         self._hook.remove()
 
-    def _count(self, _called: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _count(self, _encoder: nn.Module, _given: tuple[Any, ...], named: dict[str, Any]) -> None:
         mask: Tensor = named["attention_mask"]
         pieces = mask.sum()
         with self._adding:
