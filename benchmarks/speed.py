@@ -1,6 +1,6 @@
 """Measures khabar's speed beside what users run today, on the same articles and the same encoder weights.
 
-    python benchmarks/speed.py [--shapes mini base] [--device cpu] [--count N] [--articles FILE.jsonl]
+    python benchmarks/speed.py [--shapes mini base] [--device cpu] [--count N] [--rounds N] [--articles FILE.jsonl]
                                [--model FOLDER] [--compiled] [--onnx EXPORTED_FOLDER …] [--output FILE.json]
     python benchmarks/speed.py --memory 1000 100000     # resident memory of `khabar score`
 
@@ -20,14 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -48,12 +48,15 @@ from khabar.models.article_reader import read_articles
 from khabar.models.config import KhabarConfig
 from khabar.models.encoding import encode_articles
 from khabar.models.model import KhabarModel
-from khabar.models.products import multiply_by_onednn, onednn_serves
+from khabar.models.products import multiply_by_onednn, prepacking_pays
+
+T = TypeVar("T")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "articles.jsonl"
 SHAPES = ("mini", "base")
 # Articles of a run: enough for a steady state, few enough for minutes, on two cores and on one GPU.
-COUNTS = {("mini", "cpu"): 400, ("mini", "cuda"): 10_000, ("base", "cpu"): 96, ("base", "cuda"): 10_000}
+COUNTS = {("mini", "cpu"): 160, ("mini", "cuda"): 10_000, ("base", "cpu"): 48, ("base", "cuda"): 10_000}
+ROUNDS = {"cpu": 3, "cuda": 1}
 BATCH_SIZES = (1, 8, 32)  # tried for the pipelines
 SLOW = {"cpu": None, "cuda": 300}  # articles for whatever is many times slower than the engine; None for all
 WARM_UP = {"cpu": 8, "cuda": 5_000}  # for the engine: until all of its workers have started
@@ -107,20 +110,21 @@ def planned(tagger: Tagger, passes: Forward, texts: Sequence[str]) -> list[Work]
     return passes.plan(encoded)
 
 
-def run_engine(name: str, contest: Contest, tagger: Tagger) -> None:
-    """Time a tagger over all articles; with workers also as lines, and on a GPU its passes alone, over a chunk."""
-    contest.run(name, tagger.model.encoder, partial(_tag, tagger), warm=WARM_UP[tagger.device])
+def enter_engine(name: str, contest: Contest, tagger: Tagger) -> None:
+    """Enter a tagger over all articles; with workers also as lines, and on a GPU its passes alone, over a chunk."""
+    encoder = tagger.model.encoder
+    contest.enter(name, encoder, as_a_command(partial(_tag, tagger)), warm=WARM_UP[tagger.device])
     if tagger.workers:
-        contest.run(f"{name}: lines, as `khabar score`", tagger.model.encoder, partial(_lines, tagger))
+        contest.enter(f"{name}: lines, as `khabar score`", encoder, as_a_command(partial(_lines, tagger)))
     if tagger.device == "cuda":
         n_articles, passes = LOOK_AHEAD["cuda"].articles, tagger.passes()
         works = planned(tagger, passes, contest.texts[:n_articles])
         alone = f"{name}: its passes alone"
-        contest.run(alone, tagger.model.encoder, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
+        contest.enter(alone, encoder, lambda _: [*chain.from_iterable(map(passes.run, works))], n=n_articles)
 
 
 def measure(
-    shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str], *, compiled: bool
+    shape: str, tagger: Tagger, texts: Sequence[str], exported: Sequence[str], *, compiled: bool, rounds: int
 ) -> dict[str, Any]:
     """Let every contestant run on one shape, and print the table."""
     model, device = tagger.model, tagger.model.device
@@ -131,43 +135,44 @@ def measure(
     tried = {size: seconds_of(partial(pipelines.run, part, size), device) for size in BATCH_SIZES}
     best = min(BATCH_SIZES, key=lambda size: tried[size])
     slow = SLOW[device.type]
-    contest.run(f"(a) two pipelines, batch size {best}", model.encoder, lambda part: pipelines.run(part, best), n=slow)
-    one_by_one = "(b) khabar, one article at a time"
-    with _as_a_command():
-        contest.run(one_by_one, model.encoder, lambda part: [tagger.tag(text) for text in part], n=slow)
+    contest.enter(
+        f"(a) two pipelines, batch size {best}", model.encoder, lambda part: pipelines.run(part, best), n=slow
+    )
+    one_by_one = as_a_command(lambda part: [tagger.tag(text) for text in part])
+    contest.enter("(b) khabar, one article at a time", model.encoder, one_by_one, n=slow)
     if (missing := _without_spacy()) is None:
         from spacy_pipeline import spacy_pipeline
 
         nlp = spacy_pipeline(tagger)
-        contest.run(
+        contest.enter(
             "(c) spaCy, untrained heads", model.encoder, lambda part: list(nlp.pipe(part, batch_size=best)), n=slow
         )
-    with _as_a_command():
-        run_engine("(d) khabar's engine", contest, tagger)
-    if device.type == "cpu" and onednn_serves():
+    enter_engine("(d) khabar's engine", contest, tagger)
+    if device.type == "cpu" and prepacking_pays(bf16=False):
         plain = deepcopy(model)
-        contest.run("(d) with torch's own products", plain.encoder, partial(_tag_unprepared, plain, tagger.tokenizer))
+        own = partial(_tag_unprepared, plain, tagger.tokenizer)
+        contest.enter("(d) with torch's own products", plain.encoder, own)
     others: dict[str, Tagger] = {}
-    checked = [Article(text=text) for text in texts[:CHECKED]]
-    reports = {}
-    with _as_a_command():
-        if device.type == "cpu":
-            others["(d) in bfloat16"] = Tagger(model, tagger.tokenizer, bf16=True)
-        if compiled:
-            others |= compiled_taggers(tagger)
-        others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
+    if device.type == "cpu":
+        others["(d) in bfloat16"] = Tagger(deepcopy(model), tagger.tokenizer, bf16=True)
+    if compiled:
+        others |= compiled_taggers(tagger)
+    others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
+    with ExitStack() as entered:
         for name, other in others.items():
-            with other:
-                run_engine(name, contest, other)
-                reports[name] = compare(tagger, other, checked)
+            enter_engine(name, contest, entered.enter_context(other))
+        contest.race(rounds)
+    checked = [Article(text=text) for text in texts[:CHECKED]]
+    with _as_a_command():
+        reports = {name: compare(tagger, other, checked) for name, other in others.items()}
         alone = [tagger.tag(article).to_json() for article in checked]
         together = [article.to_json() for article in tagger.tag_many(checked)]
     same = agreement(tagger, pipelines, texts[:CHECKED])
 
     print(f"\n{shape}: {len(texts):,} articles, {contest.n_pieces:,} pieces; {machine(device)}")
-    own, prepared = (peak / 1e9 for peak in contest.peaks)
+    own, prepared = (max(peaks) / 1e9 for peaks in zip(*contest.peaks, strict=True))
     print(
-        f"matrix product peak {own:,.0f} GFLOP/s, with prepared weights {prepared:,.0f}; "
+        f"matrix product peak {own:,.0f} GFLOP/s, with prepared weights {prepared:,.0f}; {rounds} rounds; "
         f"{contest.flops / 1e6:,.1f} MFLOP a piece\n"
     )
     print(contest.table())
@@ -245,6 +250,16 @@ def _as_a_command() -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
 
 
+def as_a_command(work: Callable[[Sequence[str]], T]) -> Callable[[Sequence[str]], T]:
+    """Give the same work as khabar's commands do it."""
+
+    def as_set(texts: Sequence[str]) -> T:
+        with _as_a_command():
+            return work(texts)
+
+    return as_set
+
+
 def _tag(tagger: Tagger, texts: Sequence[str]) -> list[TaggedArticle]:
     return list(tagger.tag_many(texts))
 
@@ -294,6 +309,7 @@ def main() -> None:
     parser.add_argument("--articles", default=str(EXAMPLES), help="texts to lay articles out of")
     parser.add_argument("--words", type=int, default=250, help="mean length of an article")
     parser.add_argument("--count", type=int, help="articles of a run")
+    parser.add_argument("--rounds", type=int, help="turns that each contestant takes; medians are shown")
     parser.add_argument("--model", default="embedded", help="the model of the shape `mini`")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--device", default="auto")
@@ -319,8 +335,9 @@ def main() -> None:
                 tagger = base_shaped(tagger)
             count = options.count or COUNTS[shape, device.type]
             articles = list(varied(texts, count, options.words))
+            rounds = options.rounds or ROUNDS[device.type]
             exported = options.onnx if shape == "mini" else []
-            results.append(measure(shape, tagger, articles, exported, compiled=options.compiled))
+            results.append(measure(shape, tagger, articles, exported, compiled=options.compiled, rounds=rounds))
         tagger.close()
     if options.output:
         Path(options.output).write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

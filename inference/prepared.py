@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from khabar.inference.attention import compile_attention, make_known, suit_attention
 from khabar.models.kernels import bound_kernels
-from khabar.models.products import onednn_serves
+from khabar.models.products import prepacking_pays
 
 # Rows that a layout is chosen for. With more or fewer it is as good: from 33 to 4,000, no difference was measured.
 _TYPICAL_ROWS = 512
@@ -43,18 +43,18 @@ class Ready:
 def prepare(model: nn.Module, *, bf16: bool = False) -> None:
     """Let a model's linear layers ready their weights for inference mode, in place.
 
-    On an x86 CPU weights are prepacked for oneDNN, whose float32 products use what the processor has whoever made it.
-    Elsewhere, in bfloat16, they are held rounded, as autocast rounds them at each pass: the same results from fewer
-    operations. Attention too is computed as suits the device, see attention.py. Outside inference mode, as in training,
-    and in the weights that are saved, layers are what they were.
+    On an x86 CPU weights are prepacked for oneDNN, whose float32 products use what the processor has whoever made it;
+    not in float32 where torch's own do so too. Elsewhere, in bfloat16, they are held rounded, as autocast rounds them
+    at each pass: the same results from fewer operations. Attention too is computed as suits the device, see
+    attention.py. Outside inference mode, as in training, and in the weights that are saved, layers are what they were.
 
     Layers readied before are readied anew. So are weights that were changed or moved since, at the next pass; but a
     change that torch is not told of, through `weight.data`, shows only after another call, and so does any change
     where `compile_prepared` was called.
 
     Args:
-        model: Any model, on the device it is to run on. Takes as much memory again as its linear layers' weights in
-            that precision.
+        model: Any model, on the device it is to run on. What is readied takes as much memory again as its linear
+            layers' weights in that precision.
         bf16: Whether its products will be computed in bfloat16, under autocast.
     """
     bound_kernels()
@@ -147,7 +147,7 @@ class PreparedLinear(nn.Linear):
         """Ready the weights as they are now; None where nothing is to be gained, or they are not float32."""
         marks = self._marks()  # before the copies: what changes meanwhile is copied again
         bf16 = dtype == torch.bfloat16
-        on_cpu = self.weight.device.type == "cpu" and onednn_serves(bf16=bf16)
+        on_cpu = self.weight.device.type == "cpu" and prepacking_pays(bf16=bf16)
         if not marks or self.weight.dtype != torch.float32 or not (bf16 or (on_cpu and dtype == torch.float32)):
             self._ready.pop(dtype, None)
             return None

@@ -22,8 +22,21 @@ def torch_multiplies_slowly() -> bool:
 
     That is so where there is arithmetic in bfloat16, but no AMX, which torch's own kernels use: AMD since Zen 4.
     """
+    return _has("avx512_bf16") and not _has("amx_tile")
+
+
+def _has(instructions: str) -> bool:
     has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
-    return bool(has.get("avx512_bf16")) and not has.get("amx_tile")
+    return bool(has.get(instructions))
+
+
+def prepacking_pays(*, bf16: bool) -> bool:
+    """Say whether products whose weights were laid out for oneDNN beforehand are faster here than torch's own.
+
+    In float32 they are not where there is AMX, on Intel's processors: torch's own are as fast, and take no second copy
+    of the weights.
+    """
+    return onednn_serves(bf16=bf16) and (bf16 or not _has("amx_tile"))
 
 
 def onednn_serves(*, bf16: bool = False) -> bool:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from khabar.inference import prepared
 from khabar.inference.prepared import PreparedLinear, prepare
 from khabar.inference.tagger import Tagger
 from khabar.models.batch import WindowSettings, collate
 from khabar.models.encoding import encode_articles
 from khabar.models.folder import load_model, save_model
-from khabar.models.products import onednn_serves
+from khabar.models.products import onednn_serves, prepacking_pays
 
 TEXTS = ["قصف الجيش مواقع في حلب.", "قال المتحدث باسم الحكومة في بغداد إن المفاوضات ستستأنف. " * 4, "زار بغداد"]
 LOGITS = ["segment_topic_logits", "article_topic_logits", "emissions", "proclitic_logits"]
@@ -23,6 +24,12 @@ needs_prepacking = pytest.mark.skipif(not onednn_serves(), reason="needs an x86 
 needs_bf16 = pytest.mark.skipif(
     not onednn_serves(bf16=True), reason="needs a processor with bfloat16 products in oneDNN"
 )
+
+
+@pytest.fixture(autouse=True)
+def on_a_processor_on_which_it_pays(monkeypatch):
+    """Whichever this is."""
+    monkeypatch.setattr(prepared, "prepacking_pays", onednn_serves)
 
 
 def run(model, tokenizer, *, bf16=False):
@@ -132,6 +139,26 @@ def test_without_bfloat16_products_weights_are_rounded(tiny_model, tokenizer, mo
     seen = run(tiny_model, tokenizer, bf16=True)
     for name in LOGITS:
         assert torch.equal(seen[name], expected[name])
+
+
+@needs_prepacking
+@pytest.mark.parametrize(
+    ("has", "pays"),
+    [({"amx_tile": True, "avx512_bf16": True}, False), ({"avx512_bf16": True}, True), ({}, True), (None, True)],
+    ids=["an Intel processor with AMX", "AMD's since Zen 4", "an older one", "an older torch"],
+)
+def test_in_float32_weights_are_prepacked_where_torchs_own_products_are_slower(
+    tiny_model, tokenizer, monkeypatch, has, pays
+):
+    if has is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    monkeypatch.setattr(prepared, "prepacking_pays", prepacking_pays)
+    prepare(tiny_model.encoder)
+    assert takes_onednn(tiny_model, tokenizer) == pays
+    assert all((torch.float32 in layer._ready) == pays for layer in linear_layers(tiny_model))
+    assert prepacking_pays(bf16=True) == onednn_serves(bf16=True)
 
 
 def test_onednn_can_be_turned_off(tiny_model, tokenizer, monkeypatch):
