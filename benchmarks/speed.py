@@ -153,20 +153,21 @@ def measure(
         own = partial(_tag_unprepared, plain, tagger.tokenizer)
         contest.enter("(d) with torch's own products", plain.encoder, own)
     others: dict[str, Tagger] = {}
-    if device.type == "cpu":
-        others["(d) in bfloat16"] = Tagger(deepcopy(model), tagger.tokenizer, bf16=True)
-    if compiled:
-        others |= compiled_taggers(tagger)
-    others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
+    with _as_a_command():
+        if device.type == "cpu":
+            others["(d) in bfloat16"] = Tagger(deepcopy(model), tagger.tokenizer, bf16=True)
+        if compiled:
+            others |= compiled_taggers(tagger)
+        others |= {f"(d) in ONNX Runtime, {Path(folder).name}": load(folder, runtime="onnx") for folder in exported}
+    checked = [Article(text=text) for text in texts[:CHECKED]]
     with ExitStack() as entered:
         for name, other in others.items():
             enter_engine(name, contest, entered.enter_context(other))
         contest.race(rounds)
-    checked = [Article(text=text) for text in texts[:CHECKED]]
-    with _as_a_command():
-        reports = {name: compare(tagger, other, checked) for name, other in others.items()}
-        alone = [tagger.tag(article).to_json() for article in checked]
-        together = [article.to_json() for article in tagger.tag_many(checked)]
+        with _as_a_command():
+            reports = {name: compare(tagger, other, checked) for name, other in others.items()}
+            alone = [tagger.tag(article).to_json() for article in checked]
+            together = [article.to_json() for article in tagger.tag_many(checked)]
     same = agreement(tagger, pipelines, texts[:CHECKED])
 
     print(f"\n{shape}: {len(texts):,} articles, {contest.n_pieces:,} pieces; {machine(device)}")
