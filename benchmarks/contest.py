@@ -57,7 +57,8 @@ class Measure:
         articles: A second.
         pieces: A second.
         padding: Share of the positions computed by the encoder that held no piece.
-        memory: Megabytes at most above those before it: of the process on a CPU, of torch's tensors on a GPU.
+        memory: Megabytes at most above those before it: of torch's tensors on a GPU; of the process on a CPU, where
+            what contestants before it have left is taken up first.
     """
 
     articles: float
@@ -72,7 +73,7 @@ class Row:
 
     Attributes:
         times_first: Articles a second over those of the first contestant in the same round; lowest, median, highest.
-        memory: Megabytes that it took beside what was loaded, in the round that took most.
+        memory: As a `Measure`'s, in the round that took most.
         share_of_peak: The encoder's arithmetic on the articles' own pieces, once, over the seconds and the peak of a
             matrix product that was measured in the same round.
     """
@@ -215,7 +216,7 @@ class Contest:
 
 
 def flops_per_piece(encoder: nn.Module, lengths: Sequence[int], window: int) -> float:
-    """Operations a piece costs on average: two for each weight of a matrix, and attention's two products.
+    """Operations a piece costs at most, on average: two for each weight of a matrix, and attention's two products.
 
     Args:
         encoder: Any encoder; its embedding tables cost nothing.

@@ -149,9 +149,8 @@ def measure(
         )
     enter_engine("(d) khabar's engine", contest, tagger)
     if device.type == "cpu" and prepacking_pays(bf16=False):
-        plain = deepcopy(model)
-        own = partial(_tag_unprepared, plain, tagger.tokenizer)
-        contest.enter("(d) with torch's own products", plain.encoder, own)
+        plain = _unprepared(model, tagger.tokenizer)
+        contest.enter("(d) with torch's own products", plain.model.encoder, partial(_tag_unprepared, plain))
     others: dict[str, Tagger] = {}
     with _as_a_command():
         if device.type == "cpu":
@@ -271,14 +270,23 @@ def _lines(tagger: Tagger, texts: Sequence[str]) -> int:
     return sum(map(len, tagger.map_chunks(result_line, chunks)))
 
 
-def _tag_unprepared(
-    model: KhabarModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-) -> list[TaggedArticle]:
+@contextmanager
+def _without_onednn() -> Iterator[None]:
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
-        return _tag(Tagger(model, tokenizer), texts)
+        yield
     finally:
         torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+
+
+def _unprepared(model: KhabarModel, tokenizer: PreTrainedTokenizerFast) -> Tagger:
+    with _without_onednn():
+        return Tagger(deepcopy(model), tokenizer)
+
+
+def _tag_unprepared(tagger: Tagger, texts: Sequence[str]) -> list[TaggedArticle]:
+    with _without_onednn():
+        return _tag(tagger, texts)
 
 
 def _equal(one: object, other: object) -> bool:

@@ -86,7 +86,7 @@ class _Decoding:
 
 
 class Engine:
-    """A model at work on one stream of chunks; another stream takes an engine of its own.
+    """A model at work on one stream of chunks, once; another stream, also a later one, takes an engine of its own.
 
     Args:
         passes: The model's forward passes, of this engine alone.

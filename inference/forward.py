@@ -6,7 +6,6 @@ Turns encoded articles into logits in the computer's own memory. Knows nothing o
 from __future__ import annotations
 
 import logging
-import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,7 +38,8 @@ class Pass:
 
     work: Work
     given: Logits | None
-    arrived: torch.cuda.Event | None = None  # when they are in the computer's own memory
+    encoded: bool = True  # False: the encoder was already too large for the memory, not only the heads
+    arrived: torch.cuda.Event | None = None  # when the logits are in the computer's own memory
 
     def logits(self) -> Logits | None:
         """Wait for the logits; None for an article for which the device has too little memory."""
@@ -103,7 +103,11 @@ class Forward:
         return replace(work, batch=replace(work.batch, **pinned))
 
     def run(self, work: Work) -> Iterator[Pass]:
-        """Run the model over work: whole, or in halves where it does not fit the memory, in the end alone."""
+        """Run the model over work: whole, or in halves where it does not fit the memory, in the end alone.
+
+        Raises:
+            Closed: If the passes were stopped meanwhile.
+        """
         waiting = [work]
         while waiting:
             part = waiting.pop()
@@ -121,18 +125,20 @@ class Forward:
             yield done if done.given is not None else self._pass_alone(part, windows)
 
     def stop(self) -> None:
-        """Let every pass end before it encodes more, with `Closed`: nobody waits for what they give."""
+        """Let every pass end before it encodes more windows, for good: nobody waits for what it gives."""
         self._stopped.set()
 
     def _pass_alone(self, work: Work, windows: int) -> Pass:
         """Pass an article that did not fit, while no other is at the model: again, then fewer windows at a time."""
         with self._alone():
-            while True:
+            self._free()
+            done = self._pass(work, windows)
+            while not done.encoded and windows > 1:
+                windows //= 2
+                log.warning("out of memory on %s; a long text goes on %s windows at a time", self._device, windows)
                 self._free()
                 done = self._pass(work, windows)
-                if done.given is not None or windows == 1:
-                    return done
-                windows //= 2
+        return done
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -152,7 +158,7 @@ class Forward:
     @torch.inference_mode()
     def _pass(self, work: Work, windows: int) -> Pass:
         """Pass work, so many windows at a time through the encoder, and all through the heads."""
-        device = self._device
+        device, encoded = self._device, False
         try:
             # Each weight is used once: a cache of cast ones saves nothing, and who waits for its lock can wait
             # for ever where another one compiles.
@@ -161,6 +167,7 @@ class Forward:
                 word_mask = tensors.pop("word_mask")  # is read here, with the logits
                 given = {name: widen(tensor.to(device, non_blocking=True)) for name, tensor in tensors.items()}
                 states = self._encode(given.pop("input_ids"), given.pop("attention_mask"), windows)
+                encoded = True
                 output = self._model.read(states, **given)
             logits = Logits.of(output, word_mask, bf16=self._bf16)
             if device.type != "cuda":
@@ -169,20 +176,27 @@ class Forward:
             arrived.record(torch.cuda.current_stream(device))  # of this GPU, which need not be the first
             return Pass(work=work, given=logits, arrived=arrived)
         except (torch.cuda.OutOfMemoryError, MemoryError):
-            return Pass(work=work, given=None)
+            return Pass(work=work, given=None, encoded=encoded)
         except RuntimeError as error:
             if not _OUT_OF_MEMORY.search(str(error)):
                 raise
-            return Pass(work=work, given=None)
+            return Pass(work=work, given=None, encoded=encoded)
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor, windows: int) -> Tensor:
-        n_parts = math.ceil(len(input_ids) / windows)
-        states = []
-        for ids, mask in zip(input_ids.tensor_split(n_parts), attention_mask.tensor_split(n_parts), strict=True):
+        n_windows = len(input_ids)
+        states = self._model.encode(input_ids[:windows], attention_mask[:windows])
+        if windows >= n_windows:
+            return states
+        whole = states.new_empty((n_windows, *states.shape[1:]))
+        whole[:windows] = states
+        for first in range(windows, n_windows, windows):
             if self._stopped.is_set():
+                del states, whole  # whoever holds the error would hold them too
                 raise Closed
-            states.append(self._model.encode(ids, mask))
-        return states[0] if n_parts == 1 else torch.cat(states)
+            some = slice(first, first + windows)
+            states = self._model.encode(input_ids[some], attention_mask[some])
+            whole[some] = states
+        return whole
 
     def _is_too_large(self, work: Work) -> bool:
         return len(work.indices) > 1 and work.n_pieces > self.planning.batch_pieces

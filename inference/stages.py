@@ -147,9 +147,7 @@ def _work(step: Step, taken: Channel[Any], given: Channel[Any]) -> None:
     try:
         for item in step(iter(taken)):
             given.put(item)
-    except Closed:
-        return
-    except BaseException as error:  # it belongs to whoever waits for the results
+    except BaseException as error:  # it belongs to whoever waits for the results; on closed channels nobody does
         given.finish(error)
         taken.close()
     else:

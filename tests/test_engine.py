@@ -113,7 +113,7 @@ def test_a_long_article_is_read_some_windows_at_a_time(tagger, most_windows):
     assert read.topic_scores == pytest.approx(whole.topic_scores, abs=1e-5)
 
 
-def test_an_article_that_does_not_fit_is_read_fewer_windows_at_a_time(tagger):
+def test_an_article_that_does_not_fit_is_read_fewer_windows_at_a_time(tagger, caplog):
     long = Article(text=TEXTS[3] * 20, id="long")
     whole = tagger.tag(long)
     sizes = short_of_memory(tagger.model, 2, MemoryError())
@@ -121,8 +121,8 @@ def test_an_article_that_does_not_fit_is_read_fewer_windows_at_a_time(tagger):
     assert sizes[-1] <= 2
     assert places([read]) == places([whole])
     assert read.topic_scores == pytest.approx(whole.topic_scores, abs=1e-5)
-    sizes.clear()
     assert places(tagger.tag_many([long])) == places([whole])
+    assert "a long text goes on 2 windows at a time" in caplog.text
 
 
 def test_a_stream_that_is_left_leaves_the_rest_of_a_long_article(tagger):
@@ -138,10 +138,10 @@ def test_a_stream_that_is_left_leaves_the_rest_of_a_long_article(tagger):
     def articles():
         yield from [[ARTICLES[0]], [Article(text=TEXTS[3] * 20)]]
         begun.wait(timeout=60)
+        threading.Timer(1.0, go_on.set).start()
         raise KeyboardInterrupt
 
     tagger.model.encode = held_up
-    threading.Timer(1.0, go_on.set).start()
     with pytest.raises(KeyboardInterrupt):
         list(tagger.tag_chunks(articles(), batch_pieces=tagger.model.config.window))
     assert len(sizes) <= 4, "one that had begun, and at most one more"
@@ -150,7 +150,7 @@ def test_a_stream_that_is_left_leaves_the_rest_of_a_long_article(tagger):
 
 def test_an_article_that_does_not_fit_by_itself_fails_alone(tagger):
     """As where the heads, which read all of it at once, have too little memory for it."""
-    read = tagger.model.read
+    read, sizes = tagger.model.read, short_of_memory(tagger.model, 1000, MemoryError())
 
     def of_few_pieces(states, piece_states, **rest):
         if len(piece_states) > 300:
@@ -165,8 +165,11 @@ def test_an_article_that_does_not_fit_by_itself_fails_alone(tagger):
     assert f"a text of {len(long.text):,} characters needs more memory than cpu has" in str(second)
     with pytest.raises(KhabarError, match="needs more memory"):
         list(tagger.tag_many([ARTICLES[0], long]))
+    sizes.clear()
     with pytest.raises(KhabarError, match="needs more memory"):
         tagger.tag(long)
+    assert len(sizes) % 2 == 0, "tried twice, and not again with fewer windows, which would not help"
+    assert len(set(sizes)) <= 2
 
 
 @pytest.mark.parametrize("message", ["shapes do not fit", "could not create a primitive descriptor for a product"])

@@ -335,20 +335,25 @@ def test_old_labels_are_kept_alive_by_the_old_model(tmp_path, tiny_model_folder,
 def test_a_teacher_short_of_memory_reads_fewer_texts_at_once(monkeypatch, tiny_model, tiny_model_folder, tokenizer):
     articles = [Article(text=text) for text in TEXTS]
     _, _, whole = completed([tiny_model_folder], tokenizer, articles)
-    most_windows = 2
-    forward = type(tiny_model).forward
+    encode, read = type(tiny_model).encode, type(tiny_model).read
 
-    def limited(model, input_ids, **rest):
-        if len(input_ids) > most_windows:
+    def of_two_windows(model, input_ids, attention_mask):
+        if len(input_ids) > 2:
             raise MemoryError
-        return forward(model, input_ids=input_ids, **rest)
+        return encode(model, input_ids, attention_mask)
 
-    monkeypatch.setattr(type(tiny_model), "forward", limited)
-    fits = [place for place, text in enumerate(TEXTS) if len(text) < 100]
-    _, _, halved = completed([tiny_model_folder], tokenizer, [articles[place] for place in fits])
-    for place, target in zip(fits, halved, strict=True):
-        np.testing.assert_allclose(target.article_topics, whole[place].article_topics, atol=1e-5)
-        np.testing.assert_array_equal(target.allowed_tags, whole[place].allowed_tags)
+    monkeypatch.setattr(type(tiny_model), "encode", of_two_windows)
+    _, _, halved = completed([tiny_model_folder], tokenizer, articles)
+    for one, other in zip(halved, whole, strict=True):
+        np.testing.assert_allclose(one.article_topics, other.article_topics, atol=1e-5)
+        np.testing.assert_array_equal(one.allowed_tags, other.allowed_tags)
+
+    def of_few_articles(model, states, piece_states, **rest):
+        if len(piece_states) > 30:
+            raise MemoryError
+        return read(model, states, piece_states, **rest)
+
+    monkeypatch.setattr(type(tiny_model), "read", of_few_articles)
     with pytest.raises(KhabarError, match=f"a text of {len(TEXTS[-1])} characters needs more memory than cpu has"):
         completed([tiny_model_folder], tokenizer, articles)
 
