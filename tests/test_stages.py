@@ -8,7 +8,7 @@ import time
 import pytest
 
 from khabar.inference.planning import LookAhead, in_chunks, plan_batches
-from khabar.inference.stages import run_stages
+from khabar.inference.stages import Closed, run_stages
 from khabar.models.windows import lay_windows
 
 
@@ -128,6 +128,34 @@ def test_an_error_of_the_source_comes_behind_the_results_before_it():
     taken, error = until_error(run_stages(source(), [double], enough=at_most(3)))
     assert taken == [0, 2, 4, 6, 8]
     assert str(error) == "cannot be read"
+
+
+def test_a_step_that_gives_up_while_others_wait_is_an_error():
+    """They would wait for ever."""
+
+    def gives_up(items):
+        next(items)
+        raise Closed
+        yield
+
+    with pytest.raises(Closed):
+        list(run_stages(range(3), [gives_up, double], enough=at_most(2)))
+
+
+def test_steps_are_told_to_stop_before_they_are_waited_for():
+    told = threading.Event()
+
+    def works_until_told(items):
+        for item in items:
+            if item == 1:
+                assert told.wait(timeout=60)
+            yield item
+
+    results = run_stages(itertools.count(), [works_until_told], enough=at_most(1), stop=told.set)
+    assert next(results) == 0
+    assert not told.is_set()
+    results.close()
+    assert told.is_set()
 
 
 def test_an_interrupt_in_the_source_ends_it_at_once():
